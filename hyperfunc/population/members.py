@@ -1,0 +1,58 @@
+"""A block of members: the values that one block of the population gives to each parameter.
+
+Axes, everywhere in this package: ``P`` members of one block, ``E`` examples, ``r`` rank, then the parameter's own.
+A strategy's ``ask`` makes these; the executors run programs on them; neither knows the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["DenseMembers", "FactoredMembers", "MemberBlock", "MemberValues"]
+
+
+@dataclass(frozen=True, slots=True)
+class DenseMembers:
+    """Each member's own full tensor."""
+
+    values: Tensor  # [P, *shape]
+
+    @property
+    def size(self) -> int:
+        return self.values.shape[0]
+
+    def dense(self, index: int) -> Tensor:
+        """Member ``index`` as a plain tensor, ``[*shape]``."""
+        return self.values[index]
+
+
+@dataclass(frozen=True, slots=True)
+class FactoredMembers:
+    """A shared base plus each member's factored perturbation: ``base + scale · left @ rightᵀ``, never materialised.
+
+    A base of more than two dimensions (a convolution's weight) is seen as the matrix ``[shape[0], prod(shape[1:])]``.
+    """
+
+    base: Tensor  # [*shape]
+    left: Tensor  # [P, rows, r]
+    right: Tensor  # [P, columns, r]
+    scale: float
+
+    @property
+    def size(self) -> int:
+        return self.left.shape[0]
+
+    def dense(self, index: int) -> Tensor:
+        """Member ``index`` as a plain tensor, ``[*shape]``."""
+        delta = self.left[index] @ self.right[index].mT
+        return torch.add(self.base, delta.reshape(self.base.shape), alpha=self.scale)
+
+
+MemberValues = DenseMembers | FactoredMembers
+
+MemberBlock = Mapping[str, MemberValues]
+"""Parameter name -> the block's values for it. A parameter that is absent keeps its value of θ for every member."""
