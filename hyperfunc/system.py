@@ -21,6 +21,7 @@ from hyperfunc.errors import ConfigurationError, UnboundError, UnknownParameterE
 from hyperfunc.function import HyperFunction
 from hyperfunc.parameters.files import load_theta, save_theta
 from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
+from hyperfunc.program import supervise
 from hyperfunc.registry import Registry
 from hyperfunc.settings import Settings
 from hyperfunc.tape import Tape, recording
@@ -236,18 +237,3 @@ def _under_binding(run: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
             return await run(self, *args, **kwargs)
 
     return bound_run
-
-
-async def supervise(binding: Binding, running: Awaitable[Any]) -> Any:
-    """Await a run. If it fails, calls that it started in other tasks are cancelled and awaited before the error goes
-    on, so that nothing works (or pays) in the background for a result that nobody gets."""
-    try:
-        return await running
-    except BaseException:
-        here = asyncio.current_task()
-        started = [task for task in binding.in_flight if task is not here and not task.done()]
-        for task in started:
-            task.cancel()
-        if started:
-            await asyncio.gather(*started, return_exceptions=True)
-        raise
