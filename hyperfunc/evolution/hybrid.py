@@ -2,7 +2,7 @@
 
 Scalars and bounded or integer settings (a temperature, a threshold, k) go to a strategy that adapts σ: their scales
 differ and are unknown. Matrices go to EGGROLL, and unbounded vectors (biases) go along with them, since a layer's
-weight and bias should move by the same rule. Where there is no matrix at all, vectors too are settings, and σ is adapted.
+weight and bias should move by the same rule. Where there is no matrix at all, vectors too are settings: σ adapts.
 """
 
 from __future__ import annotations
