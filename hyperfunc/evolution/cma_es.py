@@ -140,7 +140,7 @@ class CMAES(Strategy[CMAState]):
         sigma: initial deviation, in latent units; about a third of the distance to where the optimum may be.
     """
 
-    name: ClassVar[str] = "cma_es"
+    name: ClassVar[str] = "cma-es"
     state_types: ClassVar[tuple[type, ...]] = (CMAState, Distribution)
 
     sigma: float = 0.3

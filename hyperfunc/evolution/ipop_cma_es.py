@@ -70,7 +70,7 @@ class IPOPCMAES(Strategy[IPOPState]):
         width_tolerance: or when every deviation is below this share of ``sigma``.
     """
 
-    name: ClassVar[str] = "ipop_cma_es"
+    name: ClassVar[str] = "ipop-cma-es"
     state_types: ClassVar[tuple[type, ...]] = (IPOPState, Distribution)
 
     sigma: float = 0.3

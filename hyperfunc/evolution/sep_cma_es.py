@@ -49,7 +49,7 @@ class SepCMAState:
 class SepCMAES(Strategy[SepCMAState]):
     """sep-CMA-ES; arguments as in :class:`~hyperfunc.evolution.cma_es.CMAES`."""
 
-    name: ClassVar[str] = "sep_cma_es"
+    name: ClassVar[str] = "sep-cma-es"
     state_types: ClassVar[tuple[type, ...]] = (SepCMAState,)
 
     sigma: float = 0.3
