@@ -24,7 +24,7 @@ from hyperfunc.history import Generation, History, OptimizeResult
 from hyperfunc.parameters.theta import Theta
 from hyperfunc.plugins import current_plugins
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
-from hyperfunc.population.factored import collect_materialisations
+from hyperfunc.population.factored_report import collect_materialisations
 from hyperfunc.population.members import DenseMembers, MemberBlock
 from hyperfunc.population.noise import generator_for
 from hyperfunc.population.outcomes import BlockOutcome
@@ -224,7 +224,9 @@ class _Loop:
         """Fitness of every member on this generation's examples."""
         state, strategy = self.state, self.strategy
         fitness, batch = self._examples_of(index)
-        parts = await self.runner.run(lambda block: strategy.ask(state, block), strategy.blocks(), batch, fitness.reduce)
+        parts = await self.runner.run(
+            lambda block: strategy.ask(state, block), strategy.blocks(), batch, fitness.reduce
+        )
         whole = MemberFitness(torch.full((strategy.population_size,), math.nan, dtype=torch.float64))
         for block, part in zip(strategy.blocks(), parts, strict=True):
             scored = await fitness.finish(part)
@@ -278,7 +280,7 @@ class _Loop:
             mean=float(finite.mean()),
             worst=float(finite.min()),
             center=selected,
-            sigma=self.strategy.sigma(self.state),
+            sigma=self.strategy.step_size(self.state),
             dropped=len(fitness.errors),
             evaluations=self.progress.evaluations,
             seconds=self.seconds,
@@ -293,7 +295,9 @@ class _Loop:
         errors = self.progress.errors
         if index == 0:
             first = errors[0] if errors else None
-            detail = f"; the first raised {type(first).__name__}: {first}" if first else "; every fitness is NaN or infinite"
+            detail = (
+                f"; the first raised {type(first).__name__}: {first}" if first else "; every fitness is NaN or infinite"
+            )
             raise EvaluationError(f"no member of the first generation has a finite fitness{detail}") from first
         return "all members failed"
 
@@ -308,9 +312,7 @@ class _Loop:
     async def _ask_callbacks(self) -> str | None:
         if not self.options.callbacks:
             return None
-        view = GenerationView(
-            self.progress.history[-1], self.strategy.mean(self.state), self.progress.best_fitness
-        )
+        view = GenerationView(self.progress.history[-1], self.strategy.mean(self.state), self.progress.best_fitness)
         for callback in self.options.callbacks:
             answer = callback(view)
             if isinstance(answer, Awaitable):

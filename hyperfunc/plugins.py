@@ -72,7 +72,9 @@ class Catalogue:
         if name not in self._things:
             close = get_close_matches(name, self._things, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise PluginError(f"no {self.kind} named {name!r}; {hint}known: {', '.join(sorted(self._things)) or 'none'}")
+            raise PluginError(
+                f"no {self.kind} named {name!r}; {hint}known: {', '.join(sorted(self._things)) or 'none'}"
+            )
         owner, thing = self._things[name]
         if isinstance(thing, str):
             thing = _resolve(thing, self.kind, name, owner)

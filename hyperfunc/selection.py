@@ -26,7 +26,9 @@ __all__ = ["as_examples", "candidate_blocks", "parameter_group", "select_entries
 Patterns = str | Iterable[str] | None
 
 
-def _matcher(patterns: Patterns, entries: Sequence[TensorEntry | TextEntry]) -> Callable[[TensorEntry | TextEntry], bool]:
+def _matcher(
+    patterns: Patterns, entries: Sequence[TensorEntry | TextEntry]
+) -> Callable[[TensorEntry | TextEntry], bool]:
     listed = [patterns] if isinstance(patterns, str) else list(patterns or ())
     names = {e.name for e in entries} | {e.component for e in entries}
     for pattern in listed:
@@ -41,7 +43,9 @@ def _matcher(patterns: Patterns, entries: Sequence[TensorEntry | TextEntry]) -> 
 
 def _matches(pattern: str, entry: TensorEntry | TextEntry) -> bool:
     return (
-        fnmatchcase(entry.name, pattern) or fnmatchcase(entry.component, pattern) or entry.name.startswith(f"{pattern}.")
+        fnmatchcase(entry.name, pattern)
+        or fnmatchcase(entry.component, pattern)
+        or entry.name.startswith(f"{pattern}.")
     )
 
 

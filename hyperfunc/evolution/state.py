@@ -1,9 +1,9 @@
 """Strategy states as tensors plus JSON, and back, bit for bit; no pickle, so a file cannot run code.
 
 A state is made of frozen dataclasses, dicts, lists, tuples, tensors, dtypes, strings, booleans, integers, floats and
-``None``. Tensors go into a flat dictionary (ready for safetensors: contiguous, on the CPU, no shared storage),
-everything else into a JSON value that names them. Which dataclasses may be built when loading is the strategy's ``state_types``.
-Knows nothing of files.
+``None``. Tensors go into a flat dictionary (ready for safetensors: contiguous, on the CPU, no shared storage); all else
+into a JSON value that names them. Which dataclasses may be built when loading is the strategy's ``state_types``. Knows
+nothing of files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -63,8 +63,7 @@ def load_state(
             f"strategy state: strategy {strategy.name!r} expects {strategy.state_types[0].__name__}, "
             f"got {type(state).__name__}; resume with the strategy that the run began with"
         )
-    loaded: StateT = state
-    return loaded
+    return cast(StateT, state)
 
 
 def _encode(value: object, path: str, tensors: dict[str, Tensor]) -> Any:

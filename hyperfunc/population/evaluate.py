@@ -159,7 +159,9 @@ class PopulationRunner:
             try:
                 groups = batch.groups(lift_numbers)
                 if len(groups) > _MOST_CONSTANT_GROUPS:
-                    raise LiftRefusedError(f"the examples fall into {len(groups)} groups of different shapes or constants")
+                    raise LiftRefusedError(
+                        f"the examples fall into {len(groups)} groups of different shapes or constants"
+                    )
                 kept: dict[int, BlockOutcome] = {}
 
                 def keep(index: int, outcome: BlockOutcome, kept: dict[int, BlockOutcome] = kept) -> R:
@@ -210,7 +212,9 @@ class PopulationRunner:
         found = first_difference(pairs)
         if found is not None:
             position, why = found
-            where = f"example {position}" if position < len(batch.inputs) else f"member {position - len(batch.inputs) + 1}"
+            where = (
+                f"example {position}" if position < len(batch.inputs) else f"member {position - len(batch.inputs) + 1}"
+            )
             raise LiftRefusedError(f"lifted and single runs disagree at {where}: {why}")
         if all_equal(column):
             self.notes.append("the output on the first example is the same for every member: is it perturbed at all?")
@@ -227,7 +231,9 @@ class PopulationRunner:
         lifted = await self._run_lifted(ask, [index], one, lambda _, outcome: outcome.outputs_of_example(member, 0))
         found = first_difference([(lifted[0], alone.output)])
         if found is not None:
-            raise LiftRefusedError(f"lifted and single runs came to disagree (generation {self._lifted_runs}): {found[1]}")
+            raise LiftRefusedError(
+                f"lifted and single runs came to disagree (generation {self._lifted_runs}): {found[1]}"
+            )
 
     # --- running -------------------------------------------------------------------------------------------------
 
@@ -253,8 +259,10 @@ class PopulationRunner:
             if self.settings.max_batch_size:
                 most = min(most, self.settings.max_batch_size // runs)
             if self.settings.memory_bytes:
-                per_block = runs * sum(t.nbytes for g in batch.groups(self._lift_numbers) for t in g.tensors) // max(
-                    1, len(batch.inputs)
+                per_block = (
+                    runs
+                    * sum(t.nbytes for g in batch.groups(self._lift_numbers) for t in g.tensors)
+                    // max(1, len(batch.inputs))
                 )
                 most = min(most, self.settings.memory_bytes // max(1, per_block))
         return max(1, most)

@@ -94,7 +94,9 @@ def _stack(positions: list[int], flattened: list[tuple[list[Any], pytree.TreeSpe
         elif isinstance(example, np.ndarray) and example.dtype != object:
             leaves.append(torch.from_numpy(np.stack(column)))
         elif lift_numbers and _is_number(example):
-            leaves.append(torch.tensor(column, dtype=torch.int64 if isinstance(example, (int, np.integer)) else torch.float32))
+            leaves.append(
+                torch.tensor(column, dtype=torch.int64 if isinstance(example, (int, np.integer)) else torch.float32)
+            )
         else:
             leaves.append(example)
             lifted.append(False)

@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 
 from hyperfunc.binding import Binding
 from hyperfunc.errors import HyperfuncError, InputMutatedError
-from hyperfunc.population.factored import as_member
+from hyperfunc.population.factored_members import Leaves, member_leaves, member_parameters
 from hyperfunc.population.inputs import InputGroup
 from hyperfunc.population.members import MemberBlock
 from hyperfunc.population.outcomes import BlockOutcome, LiftedGroup
@@ -95,9 +95,7 @@ def run_lifted(program: Program, block: MemberBlock, groups: list[InputGroup], r
 def _run_group(
     program: Program, block: MemberBlock, members: int, group: InputGroup, runner: asyncio.Runner
 ) -> LiftedGroup:
-    prepared = {name: as_member(values) for name, values in block.items()}
-    names = list(prepared)
-    member_tensors = tuple(prepared[name].tensors for name in names)
+    leaves_of_members, members_axis = member_leaves(block)
     counts = [t._version for t in group.tensors]
     refusals: list[str] = []
     shape: dict[str, Any] = {}
@@ -109,10 +107,9 @@ def _run_group(
             raise LiftRefusedError(refusals[-1])
         return None
 
-    def one_run(tensors_of_member: tuple[tuple[Tensor, ...], ...], tensors_of_example: tuple[Tensor, ...]) -> Any:
+    def one_run(leaves_of_member: Leaves, tensors_of_example: tuple[Tensor, ...]) -> Any:
         values: dict[str, Any] = dict(program.theta)
-        for name, tensors in zip(names, tensors_of_member, strict=True):
-            values[name] = prepared[name].value(tensors)
+        values.update(member_parameters(block, leaves_of_member))
         binding = Binding(values, route=route, defaults=program.defaults)
         context = contextvars.copy_context()
         with recording(None):
@@ -129,15 +126,19 @@ def _run_group(
     if group.tensors:
         mapped = torch.vmap(mapped, in_dims=(None, 0))
     if block:
-        mapped = torch.vmap(mapped, in_dims=(0, None))
+        mapped = torch.vmap(mapped, in_dims=(members_axis, None))
     guard = _ReadGuard()
     try:
         with guard:
-            tensors = mapped(member_tensors, group.tensors)
+            tensors = mapped(leaves_of_members, group.tensors)
     except LiftRefusedError:
         raise
     except Exception as error:
-        reason = guard.reads[0] if guard.reads else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        reason = (
+            guard.reads[0]
+            if guard.reads
+            else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        )
         raise LiftRefusedError(refusals[0] if refusals else _explain(reason, bool(guard.reads))) from error
     if refusals:
         raise LiftRefusedError(refusals[0])
@@ -145,7 +146,9 @@ def _run_group(
         raise LiftRefusedError(_explain(guard.reads[0], True))
     _refuse_state(program)
     if [t._version for t in group.tensors] != counts:
-        raise InputMutatedError("the program wrote into the tensors that it was given; copy an input before changing it")
+        raise InputMutatedError(
+            "the program wrote into the tensors that it was given; copy an input before changing it"
+        )
     if not any(shape["lifted"]):
         raise LiftRefusedError("the output contains no tensor, so that it cannot depend on the member")
     return _group_outcome(group, members, tensors, shape, per_example=bool(group.tensors), per_member=bool(block))

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from hyperfunc.binding import Binding
 from hyperfunc.errors import InputMutatedError
-from hyperfunc.population.factored import member_value
+from hyperfunc.population.factored_members import one_member
 from hyperfunc.population.members import MemberBlock
 from hyperfunc.program import Program
 from hyperfunc.tape import Tape, recording
@@ -44,14 +44,16 @@ async def reference_run(program: Program, block: MemberBlock, member: int, input
         InputMutatedError: the program wrote into a tensor that it was given.
     """
     values: dict[str, Any] = dict(program.theta)
-    values.update({name: member_value(of, member) for name, of in block.items()})
+    values.update(one_member(block, member))
     tensors = {n: t for n, t in enumerate(pytree.tree_leaves(dict(inputs))) if isinstance(t, Tensor)}
     versions = {n: t._version for n, t in tensors.items()}
     tape = Tape()
     with torch.no_grad(), recording(tape):
         output = await program(Binding(values, defaults=program.defaults), inputs)
     if any(t._version != versions[n] for n, t in tensors.items()):
-        raise InputMutatedError("the program wrote into the tensors that it was given; copy an input before changing it")
+        raise InputMutatedError(
+            "the program wrote into the tensors that it was given; copy an input before changing it"
+        )
     parents = {call.parent for call in tape}
     suspended = tuple(sorted({c.function for c in tape if c.suspended and c.id not in parents}))
     return Reference(output, suspended)
@@ -107,6 +109,9 @@ def all_equal(outputs: Sequence[Any]) -> bool:
     first = pytree.tree_leaves(outputs[0])
     return len(outputs) > 1 and all(
         len(first) == len(leaves := pytree.tree_leaves(other))
-        and all(torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b for a, b in zip(first, leaves, strict=True))
+        and all(
+            torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b
+            for a, b in zip(first, leaves, strict=True)
+        )
         for other in outputs[1:]
     )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hyperfunc.binding import Binding
-from hyperfunc.population.factored import member_value
+from hyperfunc.population.factored_members import one_member
 from hyperfunc.population.members import MemberBlock
 from hyperfunc.population.outcomes import BlockOutcome
 from hyperfunc.program import Program
@@ -24,7 +24,7 @@ async def run_sequential(program: Program, block: MemberBlock, inputs: Sequence[
     assert outcome.rows is not None
     for member in range(members):
         values: dict[str, Any] = dict(program.theta)
-        values.update({name: member_value(of, member) for name, of in block.items()})
+        values.update(one_member(block, member))
         prepared: dict[str, Any] = {}
         for example, example_inputs in enumerate(inputs):
             try:
