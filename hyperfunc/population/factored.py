@@ -81,7 +81,7 @@ class FactoredTensor(Tensor):
         if function in METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return function(*args, **keywords)
-        if all(issubclass(kind, cls) or kind in _PLAIN_TYPES for kind in types):
+        if "out" not in keywords and all(issubclass(kind, cls) or kind in _PLAIN_TYPES for kind in types):
             composite = COMPOSITES.get(function)
             if composite is not None:
                 return composite(*args, **keywords)
@@ -109,7 +109,7 @@ class FactoredTensor(Tensor):
             "not vmap or grad over the weight itself), or take the weight's .dense() first"
         )
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         rank, name = self.factors.left.shape[1], f", label={self.factors.label!r}" if self.factors.label else ""
         return f"FactoredTensor(shape={tuple(self.shape)}, rank={rank}, scale={self.factors.scale}{name})"
 
@@ -212,11 +212,8 @@ def operation_name(function: Any) -> str:
     name = resolve_name(function)
     if name:
         return str(name).removesuffix(".__get__")
-    owner: Any = getattr(function, "__self__", None)
-    bare: str = (
-        getattr(function, "__qualname__", None) or getattr(function, "__name__", None) or type(function).__name__
-    )
-    if bare.rpartition(".")[2] in ("__get__", "__set__", "__delete__") and getattr(owner, "__name__", ""):
-        return f"torch.Tensor.{owner.__name__}"
+    bare = str(getattr(function, "__qualname__", "") or type(function).__name__)
+    if bare.startswith("_VariableFunctionsClass."):
+        return f"torch.{bare.partition('.')[2]}"
     module = getattr(function, "__module__", None)
-    return f"{module}.{bare}" if module else str(bare)
+    return f"{module}.{bare}" if module else bare

@@ -144,6 +144,11 @@ def detach(_: Any, input: Any) -> Any:
     return input.detached()
 
 
+def needs_grad(_: Any, self: Any) -> bool:
+    """``.requires_grad`` is the parts' business: gradients flow through them, and the wrapper has no history."""
+    return bool(self.requires_grad)
+
+
 def require_grad(_: Any, self: Any, requires_grad: bool = True) -> Any:
     if requires_grad != self.requires_grad:
         raise FactoredOperationError(
@@ -276,6 +281,7 @@ def _table() -> dict[Any, Rule]:
         (negative, (torch.neg, tensor.neg, torch.negative, tensor.negative, tensor.__neg__)),
         (unchanged, (torch.clone, tensor.clone, tensor.contiguous, torch.positive, tensor.positive, tensor.__pos__)),
         (detach, (torch.detach, tensor.detach)),
+        (needs_grad, (tensor.requires_grad.__get__,)),
         (require_grad, (tensor.requires_grad_,)),
         (
             convert,
