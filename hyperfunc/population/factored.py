@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import resolve_name
 from torch.utils._pytree import tree_map_only
 
 from hyperfunc.errors import FactoredOperationError
@@ -207,13 +206,29 @@ def _labels(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     return f" ({', '.join(named)})" if named else ""
 
 
+_BUILTIN_MODULES = {
+    "torch._C._nn": "torch.nn.functional.",
+    "torch._C._linalg": "torch.linalg.",
+    "torch._C._fft": "torch.fft.",
+    "torch._C._special": "torch.special.",
+}
+
+
 def operation_name(function: Any) -> str:
-    """The public name of a torch function, as a user would write it: ``torch.Tensor.add``, ``torch.linalg.svd``."""
-    name = resolve_name(function)
-    if name:
-        return str(name).removesuffix(".__get__")
-    bare = str(getattr(function, "__qualname__", "") or type(function).__name__)
-    if bare.startswith("_VariableFunctionsClass."):
-        return f"torch.{bare.partition('.')[2]}"
-    module = getattr(function, "__module__", None)
-    return f"{module}.{bare}" if module else bare
+    """The name of a torch function as a user would write it: ``torch.Tensor.add``, ``torch.linalg.svd``.
+
+    ``torch.overrides.resolve_name`` knows them too, but takes three seconds to look them all up first.
+    """
+    name = str(getattr(function, "__name__", "") or type(function).__name__)
+    owner: Any = getattr(function, "__self__", None)
+    if name in ("__get__", "__set__", "__delete__"):  # a property of Tensor, in C or in Python
+        attribute = getattr(owner, "fget", owner).__name__
+        return f"torch.Tensor.{attribute}" + ("" if name == "__get__" else f".{name}")
+    if getattr(function, "__objclass__", None) is not None or getattr(Tensor, name, None) is function:
+        return f"torch.Tensor.{name}"
+    module = str(getattr(function, "__module__", None) or "torch")
+    if module in _BUILTIN_MODULES:
+        return _BUILTIN_MODULES[module] + name.removeprefix("linalg_").removeprefix("fft_").removeprefix("special_")
+    if module.startswith("torch._ops"):
+        return str(function)
+    return f"{module}.{name}"

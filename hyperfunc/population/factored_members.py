@@ -19,6 +19,8 @@ It does not know programs, executors or strategies.
 
 from __future__ import annotations
 
+from itertools import islice
+
 from torch import Tensor
 
 from hyperfunc.errors import ShapeError
@@ -76,18 +78,11 @@ def member_parameters(block: MemberBlock, leaves: Leaves) -> dict[str, Tensor]:
     Raises:
         ShapeError: the leaves are not this block's.
     """
-    parameters: dict[str, Tensor] = {}
-    taken = 0
-    for name, values in block.items():
-        count = 2 if isinstance(values, FactoredMembers) else 1
-        own = leaves[taken : taken + count]
-        taken += count
-        if len(own) != count:
-            break
-        parameters[name] = as_member(values, own, name)
-    if taken != len(leaves):
-        raise ShapeError(f"expected the leaves of a block of {len(block)} parameters, got {len(leaves)} leaves")
-    return parameters
+    counts = {name: 2 if isinstance(values, FactoredMembers) else 1 for name, values in block.items()}
+    if sum(counts.values()) != len(leaves):
+        raise ShapeError(f"expected the {sum(counts.values())} leaves of this block, got {len(leaves)}")
+    parts = iter(leaves)
+    return {name: as_member(block[name], tuple(islice(parts, count)), name) for name, count in counts.items()}
 
 
 def one_member(block: MemberBlock, index: int) -> dict[str, Tensor]:

@@ -113,9 +113,10 @@ def permute(_: Any, input: Any, *dims: Any) -> Any:
 
 def reshape(function: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Any reshaping that leaves the rows alone; the columns keep their order, whatever axes they are cut into."""
-    if any(isinstance(argument, Factors | torch.dtype) for argument in (*args, *kwargs.values())):
-        return NotImplemented
-    base = function(self.base, *args, **kwargs)
+    if not isinstance(self, Factors) or any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):
+        return NotImplemented  # plain.view_as(w), or view(dtype), which reinterprets bits
+    like = (argument.base if isinstance(argument, Factors) else argument for argument in args)
+    base = function(self.base, *like, **kwargs)
     return self.with_base(base) if base.ndim >= 2 and base.shape[0] == self.base.shape[0] else NotImplemented
 
 
