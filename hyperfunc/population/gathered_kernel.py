@@ -56,7 +56,7 @@ class ComponentParameters:
     @property
     def copied_elements(self) -> int:
         """Numbers that one row's gathered parameters take."""
-        return sum(sum(part.shape[1:].numel() for part in parts) for parts in member_leaves(self.members)[0].values())
+        return sum(part.shape[1:].numel() for part in member_leaves(self.members))
 
     @property
     def elements(self) -> int:
@@ -156,7 +156,7 @@ class GatheredKernel:
         self._device = device
         self._dtype = dtype
         self._parameters = parameters if device is None else parameters.to(device, dtype)
-        self._names = [(name, len(parts)) for name, parts in member_leaves(parameters.members)[0].items()]
+        self._names = [(n, 2 if isinstance(v, FactoredMembers) else 1) for n, v in parameters.members.items()]
         self._refusals: list[str] = []
         self.frame = Frame(Binding({}, route=self._refuse_nested), scope)
         self._mapped = torch.vmap(self._one_call, randomness="error")
@@ -210,8 +210,7 @@ class GatheredKernel:
             return ()
         if members != self._gathered_for or [t._version for t in self._gathered] != self._gathered_versions:
             index = torch.tensor(members, device=self._device)
-            leaves, _ = member_leaves(gather_members(self._parameters.members, index))
-            self._gathered = tuple(part for name, _ in self._names for part in leaves[name])
+            self._gathered = member_leaves(gather_members(self._parameters.members, index))
             self._gathered_versions = [t._version for t in self._gathered]
             self._gathered_for = members
         return self._gathered
