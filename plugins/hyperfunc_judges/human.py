@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -27,36 +28,41 @@ T = TypeVar("T")
 class Terminal:
     """Where questions are shown and answers are read; share one between judges that share a screen.
 
+    Questions are asked one after the other by one thread of the terminal's own, whatever event loop they come from, so
+    that no loop stands still while a person thinks. A question that is cancelled before its turn is never asked; one
+    that is on the screen stays there until a line is typed.
+
     Args:
-        read: shows a prompt and returns a line; raises ``EOFError`` at the end. It runs in a thread, so that the event
-            loop goes on; a question that is cancelled leaves its thread waiting for a line.
+        read: shows a prompt and returns a line; raises ``EOFError`` at the end.
         write: shows a text.
     """
 
     def __init__(self, read: Callable[[str], str] = input, write: Callable[[str], None] = print) -> None:
         self._read = read
         self._write = write
-        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hyperfunc-terminal")
         self._ended = False
 
     async def ask(self, text: str, prompt: str, read: Callable[[str], T]) -> T | None:
         """Show ``text``, then ask until ``read`` accepts the answer; ``None`` for an empty one or no more input."""
-        async with self._turn:
-            if self._ended:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._dialogue, text, prompt, read)
+
+    def _dialogue(self, text: str, prompt: str, read: Callable[[str], T]) -> T | None:
+        if self._ended:
+            return None
+        self._write(text)
+        while True:
+            try:
+                line = self._read(prompt).strip()
+            except EOFError:
+                self._ended = True
                 return None
-            self._write(text)
-            while True:
-                try:
-                    line = (await asyncio.to_thread(self._read, prompt)).strip()
-                except EOFError:
-                    self._ended = True
-                    return None
-                if not line:
-                    return None
-                try:
-                    return read(line)
-                except UnreadableReplyError as error:
-                    self._write(str(error))
+            if not line:
+                return None
+            try:
+                return read(line)
+            except UnreadableReplyError as error:
+                self._write(str(error))
 
 
 _SKIPPED = ScoreResult(None, "skipped")

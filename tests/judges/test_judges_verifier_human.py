@@ -144,6 +144,36 @@ async def test_questions_come_one_at_a_time_and_the_loop_goes_on():
         assert [result.score for result in await task] == [1.0] * 3
 
 
+def test_one_terminal_serves_one_event_loop_after_the_other():
+    person = Person(*"12345345")
+    judge = HumanFeedback(terminal=person.terminal)
+    for _ in range(2):  # several questions at once each time: they have to wait for each other
+        results = asyncio.run(score_all(judge, list("abcd"), [None] * 4))
+        assert [result.scored for result in results] == [True] * 4
+    assert not person.lines
+
+
+async def test_a_cancelled_question_is_not_asked():
+    shown = []
+    typed = threading.Event()
+
+    def read(prompt):
+        typed.wait(30)
+        return "5"
+
+    judge = HumanFeedback(terminal=Terminal(read, shown.append))
+    first = asyncio.create_task(judge.score("first", None))
+    second = asyncio.create_task(judge.score("second", None))
+    await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    typed.set()
+    assert (await first).score == 1.0
+    assert (await judge.score("third", None)).score == 1.0
+    assert ["first" in shown[0], "third" in shown[1], len(shown)] == [True, True, 2]
+
+
 async def test_rubrics_show_their_levels():
     rubric = Rubric((Level(0, "bad", "wrong"), Level(2, "good", "right")))
     person = Person("1", "2 fine")
