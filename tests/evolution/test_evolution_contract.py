@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hyperfunc.errors import ConfigurationError, ResumeError, ShapeError, UnknownParameterError
@@ -249,6 +251,38 @@ def test_misuse_is_refused(strategy: Strategy) -> None:
         strategy.init(GROUP, {n: v for n, v in VALUES.items() if n != "scale"}, 0)
     with pytest.raises(ShapeError, match=r"layer\.bias.*\[6\]"):
         strategy.init(GROUP, {**VALUES, "layer.bias": torch.zeros(7)}, 0)
+
+
+def test_a_state_travels_through_safetensors(tmp_path: Path) -> None:
+    """Nothing shares storage, nothing is empty of a shape, JSON takes the rest, and no bit is lost."""
+    strategy = STRATEGIES["hybrid"]
+    state = advance(strategy, start(strategy), 3)
+    tensors, meta = dump_state(state)
+    save_file(tensors, tmp_path / "state.safetensors")
+    (tmp_path / "state.json").write_text(json.dumps(meta))
+    loaded = load_state(
+        strategy, load_file(tmp_path / "state.safetensors"), json.loads((tmp_path / "state.json").read_text())
+    )
+    assert_same_bits(advance(strategy, state, 2), advance(strategy, loaded, 2))
+
+
+def test_what_is_no_value_cannot_be_dumped() -> None:
+    with pytest.raises(ConfigurationError, match=r"state\.deep\.0.*object"):
+        dump_state({"deep": [object()]})
+
+
+def test_snes_keeps_trying_neighbouring_whole_numbers() -> None:
+    """k is best at 7 and begins at 2: σ may not fall asleep below the step between two whole numbers."""
+    spec = ParameterSpec((), bounds=(torch.tensor(0.0), torch.tensor(10.0)), integer=torch.tensor(True))
+    group = ParameterGroup({"k": spec})
+    strategy = SNES(population_size=16, sigma=0.05)
+    state = strategy.init(group, {"k": torch.tensor(2.0)}, 0)
+    for _ in range(60):
+        members = strategy.ask(state, 0)["k"]
+        assert isinstance(members, DenseMembers)
+        state = strategy.tell(state, -(members.values - 7).abs())
+    assert float(strategy.mean(state)["k"]) == 7
+    assert strategy.step_size(state) >= 0.03 * (1 - 1e-6)
 
 
 def test_a_state_of_another_strategy_is_refused() -> None:

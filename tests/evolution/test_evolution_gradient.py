@@ -60,6 +60,27 @@ def test_functional_steps_equal_torchs_own(optimizer: str, scheduler: str) -> No
             assert torch.equal(ours[name], parameter.detach())
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_named_optimizers_are_torchs(name: str) -> None:
+    """Fused and maximizing for speed, the same step to rounding; a factory may maximize as well."""
+    factory = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name]
+    ascents = [
+        GradientAscent(name, lr=0.1),  # type: ignore[arg-type]
+        GradientAscent(partial(factory, lr=0.1)),
+        GradientAscent(partial(factory, lr=0.1, maximize=True)),
+    ]
+    ends = []
+    for ascent in ascents:
+        values: dict[str, Tensor] = dict(START)
+        state: dict[str, Any] = {}
+        for generation in range(5):
+            values, state = ascent.step(values, slope(values, generation), state)
+        ends.append(values)
+    for other in ends[1:]:
+        for key in START:
+            torch.testing.assert_close(ends[0][key], other[key])
+
+
 def test_a_step_writes_into_none_of_its_arguments() -> None:
     ascent = GradientAscent("adam")
     first, state = ascent.step(START, slope(START, 0), {})
