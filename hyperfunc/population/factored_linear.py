@@ -100,19 +100,19 @@ class _Call:
         if not factors_batched:
             axis = 1 if self.x_has_members else 0
             lowered = _Call(
-                x if x_axis is None else x.movedim(x_axis, axis),
+                x if x_axis is None else _moved(x, x_axis, axis),
                 *(base, left, right, self.scale, bias, self.members, self.x_has_members, self.bias_has_members),
             )
             out_axis = None if x_axis is None else int(self.members is not None)
         else:
             members = left.shape[left_axis] if left_axis is not None else right.shape[right_axis]
             lowered = _Call(
-                x=x if x_axis is None else x.movedim(x_axis, 0),
+                x=x if x_axis is None else _moved(x, x_axis, 0),
                 base=base,
-                left=left.expand(members, *left.shape) if left_axis is None else left.movedim(left_axis, 0),
-                right=right.expand(members, *right.shape) if right_axis is None else right.movedim(right_axis, 0),
+                left=left.expand(members, *left.shape) if left_axis is None else _moved(left, left_axis, 0),
+                right=right.expand(members, *right.shape) if right_axis is None else _moved(right, right_axis, 0),
                 scale=self.scale,
-                bias=bias if bias is None or bias_axis is None else bias.movedim(bias_axis, 0),
+                bias=bias if bias is None or bias_axis is None else _moved(bias, bias_axis, 0),
                 members=members,
                 x_has_members=x_axis is not None,
                 bias_has_members=bias_axis is not None,
@@ -162,6 +162,10 @@ class _Call:
         out = F.linear(x, self.base) if bias is None else F.linear(x, self.base) + bias
         out = torch.add(out, (x @ self.right) @ self.left.mT, alpha=self.scale)
         return out.reshape(self.members, *lead, self.base.shape[0])
+
+
+def _moved(tensor: Tensor, axis: int, to: int) -> Tensor:
+    return tensor if axis == to else tensor.movedim(axis, to)
 
 
 def _begin(projected: Tensor, left: Tensor, scale: float, start: Tensor | None) -> Tensor:
