@@ -145,6 +145,11 @@ class _Call:
                 out += shared
             return out.view(self.members, *self.x.shape[:-1], rows)
         x = self.x.reshape(self.members, -1, columns)
+        if rows == 1 and self.base.dtype in (torch.float32, torch.float64):
+            # A single output: the dense weight is no larger than the factors, and x is read once instead of twice.
+            weight = torch.baddbmm(self.base, self.left, self.right.mT, alpha=self.scale)
+            single = torch.bmm(weight, x.mT) if bias is None else torch.baddbmm(bias, weight, x.mT)
+            return single.view(self.members, *self.x.shape[1:-1], 1)
         # rightᵀ @ xᵀ, because x @ right with a thin right is four times slower in MKL's batched product.
         projected = torch.bmm(self.right.mT, x.mT).mT
         out = _begin(projected, self.left, self.scale, bias)
