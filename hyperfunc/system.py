@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,15 +16,29 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hyperfunc.agents import AgentType
 from hyperfunc.binding import Binding, CallDefaults, Frame, active_frame, bound
-from hyperfunc.errors import ConfigurationError, UnboundError, UnknownParameterError
+from hyperfunc.errors import ConfigurationError, EvaluationError, UnboundError, UnknownParameterError
+from hyperfunc.evaluation.example import Example
+from hyperfunc.fitness import Metric
 from hyperfunc.function import HyperFunction
+from hyperfunc.history import OptimizeResult
+from hyperfunc.optimize import Callback
 from hyperfunc.parameters.files import load_theta, save_theta
 from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
-from hyperfunc.program import supervise
+from hyperfunc.plugins import current_plugins
+from hyperfunc.program import Program, supervise
 from hyperfunc.registry import Registry
+from hyperfunc.selection import as_examples
 from hyperfunc.settings import Settings
 from hyperfunc.tape import Tape, recording
+from hyperfunc.training import (
+    OptimizeArguments,
+    discover,
+    evaluate_members,
+    optimize_system,
+    optimize_system_tensors,
+)
 
 __all__ = ["HyperSystem"]
 
@@ -44,7 +58,7 @@ class HyperSystem:
         settings: the *bound* level of :class:`Settings`.
     """
 
-    agent_type: ClassVar[str] = "flow"
+    agent_type: ClassVar[str] = AgentType.FLOW
 
     _registry: Registry
 
@@ -119,15 +133,146 @@ class HyperSystem:
         Returns:
             The output; with ``record=True`` the pair ``(output, tape)``.
         """
+        program = self.program(theta)
         tape = Tape() if record else None
-        with self.binding(theta), recording(tape):
-            output = await self._supervised(dict(inputs))
+        with recording(tape):
+            output = await program(Binding(program.theta, defaults=program.defaults), inputs)
         return (output, tape) if record else output
 
-    async def _supervised(self, inputs: dict[str, Any]) -> Any:
-        frame = active_frame.get()
-        assert frame is not None
-        return await supervise(frame.binding, self.run(**inputs))
+    async def record(self, inputs: Mapping[str, Any]) -> tuple[Any, Tape]:
+        """:meth:`execute` with ``record=True``, typed."""
+        output, tape = await self.execute(inputs, record=True)
+        return output, tape
+
+    def program(self, theta: Mapping[str, ThetaValue] | None = None, settings: Settings | None = None) -> Program:
+        """What executors know of this system: one example's inputs in, its result out, under a binding."""
+        agent = current_plugins().get("agent_types", self.agent_type)()
+
+        async def run_example(inputs: Mapping[str, Any]) -> Any:
+            return await agent.run_example(self.run, inputs, self)
+
+        return Program(
+            scope=self._registry,
+            run_example=run_example,
+            theta=self.theta.replace(theta or {}),
+            defaults=CallDefaults((settings or Settings()).over(self.settings)),
+            holders=tuple(self._holders()),
+            liftable=bool(agent.liftable),
+        )
+
+    def _holders(self) -> Iterator[HyperSystem]:
+        yield self
+        for value in vars(self).values():
+            if isinstance(value, HyperSystem):
+                yield from value._holders()
+
+    # --- evaluation and optimization -----------------------------------------------------------------------------
+
+    async def evaluate(
+        self,
+        examples: Sequence[Example],
+        metric_fn: Metric,
+        *,
+        theta: Mapping[str, ThetaValue] | None = None,
+        seed: int = 0,
+        settings: Settings | None = None,
+    ) -> float:
+        """The program's score on ``examples``, under the current θ (with ``theta`` in place of some values).
+
+        Args:
+            metric_fn: ``(predictions, expected) -> float``, a scorer, or a registered scorer's name.
+            seed: seed of the run scope (repeats, simulated users, environments).
+
+        Raises:
+            Whatever a run or the metric raises, with the example named in a note; nothing is counted as zero.
+        """
+        (fitness,) = await evaluate_members(self, [theta or {}], examples, metric_fn, seed=seed, settings=settings)
+        if fitness.errors:
+            raise next(iter(fitness.errors.values()))
+        return float(fitness.values[0])
+
+    async def evaluate_population(
+        self,
+        hp_candidates: Sequence[Mapping[str, Any]],
+        examples: Sequence[Example],
+        metric_fn: Metric,
+        max_batch_size: int = 1024,
+        *,
+        seed: int = 0,
+        settings: Settings | None = None,
+    ) -> list[float]:
+        """One score per candidate: mappings of names (as in :meth:`get_hp_state`, or dotted) to tensors.
+
+        A candidate that fails scores NaN. Candidates are run together, ``max_batch_size`` (candidate, example) pairs at
+        a time but at least one whole block.
+
+        Raises:
+            EvaluationError: no candidates or no examples.
+        """
+        if not hp_candidates:
+            raise EvaluationError("evaluate_population: expected at least one candidate, got none")
+        await discover(self, as_examples(examples))
+        named = [self._registry.tensor_names(candidate) for candidate in hp_candidates]
+        call = (settings or Settings()).over(Settings(max_batch_size=max_batch_size))
+        parts = await evaluate_members(self, named, examples, metric_fn, seed=seed, settings=call)
+        return [float(value) for part in parts for value in part.values]
+
+    async def optimize(
+        self,
+        train_data: Sequence[Example],
+        metric_fn: Metric,
+        val_data: Sequence[Example] | None = None,
+        *,
+        only: str | Sequence[str] | None = None,
+        freeze: str | Sequence[str] | None = None,
+        minibatch: int | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        validate_every: int | None = None,
+        patience: int | None = None,
+        target: float | None = None,
+        callbacks: Sequence[Callback] = (),
+        settings: Settings | None = None,
+        feedback_fn: Any = None,
+        run: str = "run",
+    ) -> OptimizeResult:
+        """Improve the trainable parameters; the best θ on ``val_data`` (else ``train_data``) becomes the current one.
+
+        Texts first, by ``prompt_optimizer`` where one is set and the system has texts; then tensors, by
+        ``system_optimizer`` (by default :class:`~hyperfunc.evolution.hybrid.ESHybridSystemOptimizer`).
+
+        Args:
+            metric_fn: ``(predictions, expected) -> float``, a scorer, or a registered scorer's name; higher is better.
+            only, freeze: patterns of components or parameters to move, or to leave.
+            minibatch: examples per generation, shared by all members.
+            seed: of noise and minibatches; 0 is a seed like any other. An optimizer's own seed comes first.
+            steps: generations, instead of the optimizer's own number.
+            validate_every: generations between evaluations of the centre (default: 1 with ``val_data``, else 5).
+            patience, target, callbacks: ways to end early.
+            feedback_fn: passed to the prompt optimizer.
+            run: the run's name.
+
+        Raises:
+            EvaluationError: no examples, or no run of the first generation succeeded.
+            LiftError: ``execution="lifted"`` was asked for and refused.
+        """
+        arguments = OptimizeArguments(
+            only, freeze, minibatch, seed, steps, validate_every, patience, target, callbacks, settings, run
+        )
+        return await optimize_system(self, train_data, metric_fn, val_data, arguments, feedback_fn)
+
+    async def optimize_tensors(
+        self,
+        train_data: Sequence[Example],
+        metric_fn: Metric,
+        val_data: Sequence[Example] | None = None,
+        *,
+        optimizer: Any,
+        **arguments: Any,
+    ) -> OptimizeResult:
+        """Improve tensors only, by ``optimizer``; further arguments as in :meth:`optimize`."""
+        given = OptimizeArguments(**arguments)
+        return await optimize_system_tensors(self, train_data, metric_fn, val_data, optimizer, given)
 
     @contextmanager
     def binding(self, theta: Mapping[str, ThetaValue] | None = None) -> Iterator[Theta]:
@@ -141,6 +286,11 @@ class HyperSystem:
             binding.close()
 
     # --- parameters ----------------------------------------------------------------------------------------------
+
+    @property
+    def registry(self) -> Registry:
+        """What the system consists of: components, nested systems, current θ."""
+        return self._registry
 
     @property
     def theta(self) -> Theta:
