@@ -77,9 +77,19 @@ class Component:
         parameters: what the block gives to it.
         refused: why none of its calls can be gathered; empty where they can.
         groups: its calls by structure, shapes, dtypes and constants.
+        of_one_tensor: groups of calls with one tensor as their only argument, by its shape, dtype and device.
     """
 
-    __slots__ = ("function", "groups", "injected_names", "injected_position", "name", "parameters", "refused")
+    __slots__ = (
+        "function",
+        "groups",
+        "injected_names",
+        "injected_position",
+        "name",
+        "of_one_tensor",
+        "parameters",
+        "refused",
+    )
 
     def __init__(self, function: Any, name: str, parameters: ComponentParameters | None, refused: str = "") -> None:
         self.function = function
@@ -87,6 +97,7 @@ class Component:
         self.parameters = parameters
         self.refused = refused
         self.groups: dict[Hashable, Any] = {}
+        self.of_one_tensor: dict[Hashable, KernelGroup] = {}
         self.injected_names: frozenset[str] = function.accepted_injections
         self.injected_position: int = function.injected_position
 
@@ -302,20 +313,22 @@ def _packed(
     calls: list[GatheredCall], rows: int, most: int
 ) -> Generator[tuple[Sequence[int], Sequence[GatheredCall]], None, None]:
     """Kernels in which every call has its own row: a run with several calls needs several kernels."""
+    slots = [call.run.slot % rows for call in calls]
+    if len(calls) <= most and len(set(slots)) == len(slots):
+        yield slots, calls
+        return
     layers: list[tuple[list[int], list[GatheredCall]]] = []
     depth: dict[int, int] = {}
-    for call in calls:
-        slot = call.run.slot % rows
+    for slot, call in zip(slots, calls, strict=True):
         layer = depth.get(slot, 0)
         depth[slot] = layer + 1
         if layer == len(layers):
             layers.append(([], []))
-        slots, together = layers[layer]
-        slots.append(slot)
-        together.append(call)
-    for slots, together in layers:
+        layers[layer][0].append(slot)
+        layers[layer][1].append(call)
+    for used, together in layers:
         for start in range(0, len(together), most):
-            yield slots[start : start + most], together[start : start + most]
+            yield used[start : start + most], together[start : start + most]
 
 
 def _rest_of(started: Generator[Any, Any, Any], waiting_for: Any) -> Generator[Any, Any, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from hyperfunc.binding import Binding, CallDefaults, ComponentScope
-from hyperfunc.population.gathered_arguments import describe
+from hyperfunc.population.gathered_arguments import describe, flat_key
 from hyperfunc.population.gathered_batched import BatchGroup, batch_key
 from hyperfunc.population.gathered_calls import Component, GatheredCall, KernelGroup, Placement
 from hyperfunc.population.gathered_kernel import ComponentParameters, kernel_rows
@@ -66,7 +66,7 @@ class MemberRun:
             return queue.made_alone(component, component.refused)
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             tensor = args[0]
-            group = component.groups.get((tensor.shape, tensor.dtype, tensor.device))
+            group = component.of_one_tensor.get((tensor.shape, tensor.dtype, tensor.device))
             if group is not None and group.proven:
                 future = queue.loop.create_future()
                 queue.enqueue(group, GatheredCall(self, group, args, kwargs, args, future))
@@ -162,10 +162,15 @@ class CallQueue:
             if group is None:
                 group = component.groups[key] = BatchGroup(component, self)
         else:
-            described = describe(args, kwargs)
-            if isinstance(described, str):
-                return self.made_alone(component, described)
-            key, tensors, layout = described
+            flat = flat_key(args, kwargs)
+            group = None if flat is None else component.groups.get(flat[0])
+            if flat is None or group is None:
+                described = describe(args, kwargs)
+                if isinstance(described, str):
+                    return self.made_alone(component, described)
+                key, tensors, layout = described
+            if flat is not None:
+                key, tensors = flat
             group = component.groups.get(key)
             if group is None:
                 if len(component.groups) >= _MOST_GROUPS:
@@ -174,6 +179,8 @@ class CallQueue:
                 inputs = sum(tensor.numel() for tensor in tensors)
                 rows = kernel_rows(component.parameters, inputs, self.settings.memory_bytes)
                 group = component.groups[key] = KernelGroup(component, self, layout, rows)
+                if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+                    component.of_one_tensor[args[0].shape, args[0].dtype, args[0].device] = group
         if group.refused:
             return self.made_alone(component, group.refused)
         call = GatheredCall(run, group, args, kwargs, tensors, self.loop.create_future())
