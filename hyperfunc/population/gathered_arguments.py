@@ -1,8 +1,8 @@
 """Which calls may share a kernel: arguments of equal structure, shapes, dtypes and constants.
 
-Tensors and numeric arrays are what a kernel stacks. Numbers, strings, flags, functions and the like are constants: calls
-share a kernel only where these are equal, since the Python code of a kernel runs once. Anything else (an object whose
-insides are unknown) keeps a call out of every kernel. Knows nothing of functions, queues or members.
+Tensors and numeric arrays are what a kernel stacks. Numbers, strings, flags, functions and the like are constants:
+calls share a kernel only where these are equal, since the Python code of a kernel runs once. Anything else (an object
+whose insides are unknown) keeps a call out of every kernel. Knows nothing of hyperfunctions, queues or members.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Calls of one hyperfunction that may share a kernel, from the first one made alone to the last one answered.
 
 The first call of a group is made alone, by the task that made it: a function that really waits, or that calls other
-hyperfunctions, is seen before a kernel could touch it. The value of that call must then come out of a kernel too. What a
-kernel refuses is made one by one from then on, and the reason is kept. In a kernel that raises, halves are tried until the
-guilty calls are found; only they fail.
+hyperfunctions, is seen before a kernel could touch it. The value of that call must then come out of a kernel too. What
+a kernel refuses is made one by one from then on, and the reason is kept. Where a kernel raises, halves of it are tried
+until the guilty calls are found; only they fail.
 
 Knows nothing of when kernels run.
 """
@@ -11,8 +11,9 @@ Knows nothing of when kernels run.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +22,6 @@ from torch.utils import _pytree as pytree
 
 from hyperfunc.binding import Binding, ComponentScope, Frame, bound
 from hyperfunc.calling import prepare_injected
-from hyperfunc.errors import ExecutionError
 from hyperfunc.population.gathered_arguments import Layout
 from hyperfunc.population.gathered_kernel import ComponentParameters, GatheredKernel, KernelRefusedError
 from hyperfunc.population.proof import first_difference
@@ -68,6 +68,8 @@ class QueueOfCalls(Protocol):
     def enqueue(self, group: Any, call: GatheredCall) -> None: ...
 
     def made_alone(self, component: Component, reason: str) -> None: ...
+
+    def start(self, batch: Coroutine[Any, Any, None], context: contextvars.Context) -> None: ...
 
 
 class Component:
@@ -206,22 +208,23 @@ class KernelGroup:
 
     def answer(self, call: GatheredCall) -> Generator[Any, Any, Any]:
         """The result of a call made before the group was proven."""
+        value = EAGERLY
         if self._reference is None and not self.refused:
             made_alone, value = yield from self._first(call)
             if made_alone:
                 return value
-        if self.refused:
-            self.queue.made_alone(self.component, self.refused)
-            return (yield from call.alone().__await__())
-        self.queue.enqueue(self, call)
-        answer = yield from call.future
-        if answer is not EAGERLY:
-            return answer
+        if not self.refused:
+            self.queue.enqueue(self, call)
+            answer = yield from call.future
+            if answer is not EAGERLY:
+                return answer
         self.queue.made_alone(self.component, self.refused)
+        if value is not EAGERLY:
+            return value  # this was the first call; it has been made
         return (yield from call.alone().__await__())
 
     def _first(self, call: GatheredCall) -> Generator[Any, Any, tuple[bool, Any]]:
-        """Make the call alone and see what kind of function it is: ``(whether that was the call, its value)``."""
+        """Make the call alone and see what kind of function it is: ``(whether that settles it, its value)``."""
         result = call.alone().__await__()
         around, self.queue.first_call = self.queue.first_call, self
         try:
@@ -231,7 +234,7 @@ class KernelGroup:
                 self.queue.made_alone(self.component, self.refused)
                 return True, stop.value
             self._reference = (call, stop.value)
-            return False, None
+            return False, stop.value
         finally:
             self.queue.first_call = around
         self.refused = self.refused or "it waits for something"

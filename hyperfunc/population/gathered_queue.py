@@ -61,9 +61,11 @@ class MemberRun:
         if queue.first_call is not None and not queue.first_call.refused:
             queue.first_call.refused = f"it calls the hyperfunction {name}"
         if not queue.defaults.none_apply:
-            return queue.made_alone(component, "limits of the settings apply to it")
+            queue.made_alone(component, "limits of the settings apply to it")
+            return None
         if component.refused:
-            return queue.made_alone(component, component.refused)
+            queue.made_alone(component, component.refused)
+            return None
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             tensor = args[0]
             group = component.of_one_tensor.get((tensor.shape, tensor.dtype, tensor.device))
@@ -143,7 +145,7 @@ class CallQueue:
         return component
 
     def made_alone(self, component: Component, reason: str) -> None:
-        """Note that a call is made outside the queue."""
+        """Note that a call is made outside the queue, and the first reason for that."""
         self.eager_calls += 1
         self.reasons.setdefault(component.name, reason)
 
@@ -152,7 +154,8 @@ class CallQueue:
     ) -> Awaitable[Any] | None:
         """Take a call into its group, or return ``None``."""
         if len(args) > component.injected_position or not component.injected_names.isdisjoint(kwargs):
-            return self.made_alone(component, "the caller gave it its parameters")
+            self.made_alone(component, "the caller gave it its parameters")
+            return None
         tensors: tuple[Tensor, ...] = ()
         key: Hashable
         group: KernelGroup | BatchGroup | None
@@ -167,14 +170,16 @@ class CallQueue:
             if flat is None or group is None:
                 described = describe(args, kwargs)
                 if isinstance(described, str):
-                    return self.made_alone(component, described)
+                    self.made_alone(component, described)
+                    return None
                 key, tensors, layout = described
             if flat is not None:
                 key, tensors = flat
             group = component.groups.get(key)
             if group is None:
                 if len(component.groups) >= _MOST_GROUPS:
-                    return self.made_alone(component, f"it is called in more than {_MOST_GROUPS} different ways")
+                    self.made_alone(component, f"it is called in more than {_MOST_GROUPS} different ways")
+                    return None
                 assert component.parameters is not None
                 inputs = sum(tensor.numel() for tensor in tensors)
                 rows = kernel_rows(component.parameters, inputs, self.settings.memory_bytes)
@@ -182,7 +187,8 @@ class CallQueue:
                 if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
                     component.of_one_tensor[args[0].shape, args[0].dtype, args[0].device] = group
         if group.refused:
-            return self.made_alone(component, group.refused)
+            self.made_alone(component, group.refused)
+            return None
         call = GatheredCall(run, group, args, kwargs, tensors, self.loop.create_future())
         if not group.proven:
             return call
