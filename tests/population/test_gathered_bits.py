@@ -1,4 +1,4 @@
-"""A run's output bits depend on its member and example alone: not on the window, on the members beside it, on the order."""
+"""A run's output bits depend on its member and example alone: not on the window, the members beside it, or the order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hyperfunc.population.members import DenseMembers, FactoredMembers
 from hyperfunc.settings import Settings, resolve_settings
 from hyperfunc.system import HyperSystem
 
-MEMBERS, EXAMPLES = 12, 10
+MEMBERS, EXAMPLES = 6, 6
 
 
 @hyperfunction(hp_type=LoRAWeight.create(17, 5, 1), optimize_hparams=True)
@@ -89,11 +89,11 @@ async def test_windows_chunks_orders_and_batch_sizes(factored: bool) -> None:
     system, block, inputs = everything(factored)
     reference = await rows(system, block, inputs)
     assert_same_bits(await rows(system, block, inputs), reference)
-    for window in (1, 9, 50):
+    for window in (1, 9):
         assert_same_bits(await rows(system, block, inputs, window=window), reference)
     for limit in (1, 16):
         assert_same_bits(await rows(system, block, inputs, max_batch_size=limit), reference)
-    chunks = [await rows(system, block, inputs, members=range(k, k + 4)) for k in (8, 4, 0)]
+    chunks = [await rows(system, block, inputs, members=range(k, k + 2)) for k in (4, 2, 0)]
     assert_same_bits([*chunks[2], *chunks[1], *chunks[0]], reference)
     backwards = await rows(system, block, inputs, members=range(MEMBERS - 1, -1, -1))
     assert_same_bits(backwards[::-1], reference)

@@ -247,9 +247,8 @@ class Random(HyperSystem):
             elif step == "loop":
                 for _ in range(1 + int(h.abs().sum() > 1)):
                     h = torch.cat([await right(h), h[2:]]).tanh()
-            elif step == "fail":
-                if h[0] > 0.5:
-                    raise ValueError("positive")
+            elif step == "fail" and h[0] > 0.5:
+                raise ValueError("positive")
         return h
 
 
