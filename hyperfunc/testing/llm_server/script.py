@@ -16,8 +16,8 @@ from hyperfunc.errors import ConfigurationError
 __all__ = ["FAULTS", "Request", "Rule", "Script"]
 
 FAULTS = ("bad_content", "bad_json", "content_type", "disconnect", "empty", "hang", "status", "truncate")
-"""``status`` answers with ``Rule.status``; ``hang`` waits ``hang_s`` (the client should have gone); ``truncate`` ends
-the body early; ``bad_json`` sends a body that is no JSON; ``content_type`` sends an HTML page; ``disconnect`` closes the
+"""``status`` answers with ``Rule.status``; ``hang`` waits ``hang_s`` (the client should have gone); ``truncate``
+ends the body early; ``bad_json`` sends a body that is no JSON; ``content_type`` an HTML page; ``disconnect`` closes the
 connection without an answer; ``bad_content`` and ``empty`` are well-formed, *billed* replies whose text is useless."""
 
 
