@@ -182,7 +182,7 @@ class Batch(Generic[T, R]):
             finished = True
         finally:
             self._stop(Termination("completed" if finished else "abandoned"))
-            tasks += [*workers, *self._running]
+            tasks += [*workers, *self._running, *([] if self._puller is None else [self._puller])]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -212,13 +212,11 @@ class Batch(Generic[T, R]):
         if self._stopped.is_set():
             self._puller.cancel()
         try:
-            await self._puller
-        except asyncio.CancelledError:
-            if not self._stopped.is_set():
-                self._puller.cancel()
-                raise
-        except Exception as error:  # the source's own failure: what was accepted still gets its results
-            self._source_error = error
+            await asyncio.wait((self._puller,))
+        finally:
+            self._puller.cancel()
+        if not self._puller.cancelled():  # a failing source: what was accepted still gets its results
+            self._source_error = self._puller.exception()
         for _ in range(self._concurrency):
             await self._pending.put(None)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from aiolimiter import AsyncLimiter
@@ -177,7 +178,8 @@ class AdaptiveRateLimiter:
         backoff_multiplier: float = 2.0,
         safety_margin: float = 0.9,
     ) -> None:
-        self._make = lambda: EndpointRate(
+        self._make = partial(
+            EndpointRate,
             default_requests_per_minute,
             default_tokens_per_minute,
             initial_backoff_s=initial_backoff_seconds,
