@@ -61,6 +61,7 @@ class LLMError(ExecutionError):
         usage: what was paid on the way to this failure; one attempt's when raised by a transport, the whole call's
             when raised to the user.
         attempts: how many requests were sent.
+        category: what :func:`~hyperfunc_llm.classification.classify` said, when the call was given up.
         retry_after_s: the server's wish, in seconds from the reply.
         sent: whether the request reached the network (a refused connection did not).
         outcome_known: whether the provider said what became of the request; if not, it may have been billed.
@@ -84,6 +85,7 @@ class LLMError(ExecutionError):
         self.usage = usage if usage is not None else Usage()
         self.attempts = 1
         self.retry_after_s = retry_after_s
+        self.category = ""
         self.sent = sent
         self.outcome_known = outcome_known
         super().__init__(message)

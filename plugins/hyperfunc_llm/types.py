@@ -8,10 +8,15 @@ from typing import Any
 
 from hyperfunc.usage import Usage
 
-__all__ = ["LLMRequest", "LLMResponse", "Message", "StreamChunk", "Timings", "TokenUsage", "ToolCall"]
+__all__ = ["LLMRequest", "LLMResponse", "Message", "StreamChunk", "Timings", "TokenUsage", "ToolCall", "as_messages"]
 
 Message = Mapping[str, Any]
 """One chat message in the OpenAI form: ``{"role": …, "content": text or parts, …}``."""
+
+
+def as_messages(messages: str | Sequence[Message]) -> list[Message]:
+    """A plain text as one user message."""
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
 
 
 @dataclass(frozen=True, slots=True)

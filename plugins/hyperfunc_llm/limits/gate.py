@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from hyperfunc_llm.limits.rate import EndpointRate
@@ -32,6 +32,14 @@ class Ticket:
     open: bool = True
 
 
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    future: asyncio.Future[Ticket]
+    tokens: int
+    asked_at: float
+    key: Hashable
+
+
 class Gate:
     """Lets requests of one endpoint through. Belongs to one event loop.
 
@@ -50,34 +58,41 @@ class Gate:
         self.cooldowns: list[tuple[float, float]] = []
         self._window: float = start_window
         self._generation_in_flight = 0
-        self._queue: deque[tuple[asyncio.Future[Ticket], int, float]] = deque()
+        self._queue: deque[_Waiter] = deque()
         self._dispatcher: asyncio.Task[None] | None = None
         self._slot_freed: asyncio.Event = asyncio.Event()
-        self._closed: Callable[[], BaseException] | None = None
-        self._closed_until = -math.inf
+        self._closed: dict[Hashable, tuple[float, Callable[[], BaseException]]] = {}
+
+    def configure(self, concurrency: int | None, rpm: float | None, tpm: float | None) -> None:
+        """Change the configured limits; what was learned stays."""
+        self.concurrency = math.inf if concurrency is None else concurrency
+        self.rate.configure(rpm, tpm)
 
     @property
     def waiting(self) -> int:
         """Requests that wait for admission."""
-        return sum(not future.done() for future, _, _ in self._queue)
+        return sum(not waiter.future.done() for waiter in self._queue)
 
-    async def admit(self, tokens: int = 0) -> Ticket:
+    async def admit(self, tokens: int = 0, key: Hashable = None) -> Ticket:
         """Wait for a ticket for a request of about ``tokens`` tokens; give it back with :meth:`release`.
+
+        ``key`` is what the request is authorised by: only requests with a key that was refused are closed out.
 
         Raises:
             LLMError: the endpoint was closed with :meth:`close`.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self._closed is not None:
-            if now < self._closed_until:
-                raise self._closed()
-            self._closed = None
+        if key in self._closed:
+            until, error = self._closed[key]
+            if now < until:
+                raise error()
+            del self._closed[key]
         if not self._queue and self._has_slot() and self.rate.is_free:
             self.rate.count(tokens)
             return self._ticket(tokens, now, now)
         future: asyncio.Future[Ticket] = loop.create_future()
-        self._queue.append((future, tokens, now))
+        self._queue.append(_Waiter(future, tokens, now, key))
         if self._dispatcher is None:
             self._dispatcher = loop.create_task(self._dispatch())
         try:
@@ -107,17 +122,16 @@ class Gate:
                     self._slot_freed.clear()
                     await self._slot_freed.wait()
                     continue
-                _, tokens, _ = self._queue[0]
-                await self.rate.acquire(tokens)
+                await self.rate.acquire(self._queue[0].tokens)
                 if self._drop_gone():
-                    future, tokens, asked_at = self._queue.popleft()
-                    future.set_result(self._ticket(tokens, asked_at, loop.time()))
+                    waiter = self._queue.popleft()
+                    waiter.future.set_result(self._ticket(waiter.tokens, waiter.asked_at, loop.time()))
         finally:
             self._dispatcher = None
 
     def _drop_gone(self) -> bool:
         """Remove cancelled waiters from the front; whether anybody is left."""
-        while self._queue and self._queue[0][0].done():
+        while self._queue and self._queue[0].future.done():
             self._queue.popleft()
         return bool(self._queue)
 
@@ -155,16 +169,14 @@ class Gate:
         self._window = 1
         self._slot_freed.set()
 
-    def close(self, error: Callable[[], BaseException], for_s: float) -> None:
-        """Refuse everybody for ``for_s`` seconds, those who wait now included; ``error`` makes what they get."""
-        self._closed = error
-        self._closed_until = asyncio.get_running_loop().time() + for_s
-        for future, _, _ in self._queue:
-            if not future.done():
-                future.set_exception(error())
-        self._queue.clear()
+    def close(self, error: Callable[[], BaseException], for_s: float, key: Hashable = None) -> None:
+        """Refuse requests with ``key`` for ``for_s`` seconds, waiting ones included; ``error`` makes what they get."""
+        self._closed[key] = (asyncio.get_running_loop().time() + for_s, error)
+        for waiter in self._queue:
+            if waiter.key == key and not waiter.future.done():
+                waiter.future.set_exception(error())
         self._slot_freed.set()
 
     def reopen(self) -> None:
-        """Admit again after :meth:`close`."""
-        self._closed = None
+        """Admit every key again."""
+        self._closed.clear()

@@ -13,6 +13,7 @@ __all__ = ["AdaptivePace"]
 _FLOOR = 0.1  # requests per second; 6 a minute
 _RETURN = 0.1  # of the estimate, per second, while below 90 % of it
 _PROBE = 0.01  # of the estimate, per second, above that; doubled every ten quiet seconds
+_EVIDENCE = 8  # requests accepted before a 429; fewer say nothing about what a server sustains
 _FORGET = 8.0  # times the estimate: the 429 was an accident
 
 
@@ -29,6 +30,7 @@ class AdaptivePace:
         self._estimate = 0.0
         self._epoch: float | None = None
         self._sent = self._rejected = 0
+        self._accepted = _EVIDENCE
         self._last_sent = self._last_success = self._last_429 = float("-inf")
         self._past: tuple[float, int, float | None] | None = None
 
@@ -54,14 +56,23 @@ class AdaptivePace:
 
     def rejected_late(self) -> None:
         """One more 429 for a request sent before the pause: the server accepted one fewer than was thought."""
-        self._rejected += 1
-        self._estimate_again()
+        if self._past is not None:
+            self._rejected += 1
+            self._estimate_again()
 
     def _estimate_again(self) -> None:
         assert self._past is not None
         elapsed, sent, rate_then = self._past
-        measured = max(sent - self._rejected, 1) / elapsed
-        self._estimate = max(_FLOOR, measured if rate_then is None else min(measured, rate_then))
+        accepted = sent - self._rejected
+        if accepted >= _EVIDENCE:
+            self._accepted = accepted
+            measured = accepted / elapsed
+            self._estimate = max(_FLOOR, measured if rate_then is None else min(measured, rate_then))
+        elif rate_then is None:
+            self.rate = None  # the pause and the slow resume after it are answer enough
+            return
+        else:
+            self._estimate = rate_then
         self.rate = max(_FLOOR, self._decrease * self._estimate)
 
     def succeeded(self, now: float) -> None:
@@ -74,6 +85,7 @@ class AdaptivePace:
             else:
                 quiet = min(now - self._last_429, 100.0)
                 self.rate += _PROBE * self._estimate * 2.0 ** (quiet / 10.0) * step
+            self.rate += self.rate / self._accepted**2  # the fewer requests it rests on, the faster it is given up
             if self.rate > _FORGET * self._estimate:
                 self.rate = None
         self._last_success = now

@@ -21,8 +21,10 @@ __all__ = ["AdaptiveRateLimiter", "EndpointRate"]
 _BURST_S = 1.0  # AsyncLimiter(rpm, 60) would admit a whole minute's requests at once
 
 
-def _per_minute(amount: float | None) -> AsyncLimiter | None:
-    return None if amount is None else AsyncLimiter(max(1.0, amount * _BURST_S / 60.0), _BURST_S)
+def _limiter(per_minute: float) -> AsyncLimiter:
+    """One second's worth as burst. Below one a second the burst is one request, and the period is what that takes."""
+    burst = per_minute * _BURST_S / 60.0
+    return AsyncLimiter(burst, _BURST_S) if burst >= 1 else AsyncLimiter(1.0, 60.0 / per_minute)
 
 
 class EndpointRate:
@@ -48,16 +50,27 @@ class EndpointRate:
         for name, value in (("rpm", rpm), ("tpm", tpm), ("safety_margin", safety_margin)):
             if value is not None and not value > 0:
                 raise ConfigurationError(f"{name}: expected a number > 0, got {value!r}")
-        self.rpm, self.tpm = rpm, tpm
+        self.rpm: float | None = None
+        self.tpm: float | None = None
         self.pace = AdaptivePace()
         self.pauses = 0
-        self._requests = _per_minute(None if rpm is None else rpm * safety_margin)
-        self._tokens = _per_minute(None if tpm is None else tpm * safety_margin)
+        self._safety_margin = safety_margin
+        self._requests: AsyncLimiter | None = None
+        self._tokens: AsyncLimiter | None = None
         self._token_debt = 0.0
+        self.configure(rpm, tpm)
         self._initial, self._multiplier, self._max = initial_backoff_s, backoff_multiplier, max_backoff_s
         self._escalation = 0
         self._paused_until = float("-inf")
         self._room: dict[str, tuple[float, float]] = {}  # what -> (left, until): from headers
+
+    def configure(self, rpm: float | None, tpm: float | None) -> None:
+        """Change the configured rates; an unchanged one keeps counting."""
+        if rpm != self.rpm:
+            self._requests = None if rpm is None else _limiter(rpm * self._safety_margin)
+        if tpm != self.tpm:
+            self._tokens = None if tpm is None else _limiter(tpm * self._safety_margin)
+        self.rpm, self.tpm = rpm, tpm
 
     @property
     def is_free(self) -> bool:
