@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hyperfunc.errors import HyperfuncError
 from hyperfunc_llm import errors
 
 __all__ = ["Category", "ClassifyCustom", "ErrorInfo", "PostClassify", "classify", "error_for_status"]
@@ -94,6 +95,8 @@ def _by_type(error: BaseException) -> ErrorInfo | None:
             return _TIMEOUT
         case errors.TransportError():
             return ErrorInfo("transport", True, wait_s=error.retry_after_s)
+        case HyperfuncError():  # a budget without room, a missing package, an unknown parameter, …
+            return ErrorInfo("transport" if error.retryable else "request", error.retryable)
         case TimeoutError():
             return _TIMEOUT
         case ConnectionError():

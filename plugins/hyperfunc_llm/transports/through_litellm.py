@@ -39,7 +39,7 @@ def _litellm() -> Any:
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs requests, with their headers, on failure
     # The first call imports and builds a second or two more; that must not be charged to anybody's timeout.
-    litellm.completion("openai/none", [{"role": "user", "content": ""}], mock_response="", api_key="none")
+    litellm.completion("openai/none", [{"role": "user", "content": ""}], mock_response="ok", api_key="none")
     return litellm
 
 
