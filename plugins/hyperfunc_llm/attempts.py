@@ -152,7 +152,7 @@ class AttemptMaker:
     @asynccontextmanager
     async def _admitted(self, tokens: int, params: Mapping[str, Any]) -> AsyncIterator[tuple[Ticket, _Sending]]:
         """Admission, reservation and the attempt's clock around the block; the books are written however it ends."""
-        ticket = await self._gate.admit(tokens, self._key)
+        ticket = await self._gate.admit(tokens, self._key, limited=self.endpoint.limited is not False)
         self._deadline.start()
         sending = _Sending()
         reservation = None

@@ -32,8 +32,6 @@ from hyperfunc_llm.secrets import SecretKey
 
 __all__ = ["Endpoint", "Endpoints", "resolve_endpoint"]
 
-_TRANSPORTS = ("direct", "gemini", "litellm")
-
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -44,7 +42,9 @@ class Endpoint:
         base_url: where the provider listens, when not at its usual address.
         api_key_env: *name* of the environment variable that holds the key.
         api_key: a key given by the program itself; shown nowhere. Prefer ``api_key_env``.
-        transport: ``"litellm"`` (any provider), ``"direct"`` (OpenAI-compatible, far cheaper per call) or ``"gemini"``.
+        transport: ``"litellm"`` (any provider), ``"direct"`` (OpenAI-compatible, far cheaper per call), ``"gemini"``,
+            or one that a plugin registered.
+        limited: ``False`` passes by concurrency, rates and slow start; cooldowns still hold (true).
         concurrency: most requests in flight.
         rpm, tpm: requests and tokens per minute.
         start_window: requests in flight at first, growing with each success (16).
@@ -66,6 +66,7 @@ class Endpoint:
     api_key_env: str | None = None
     api_key: SecretKey | None = field(default=None, repr=False)
     transport: str | None = None
+    limited: bool | None = None
     concurrency: int | None = None
     rpm: float | None = None
     tpm: float | None = None
@@ -86,8 +87,6 @@ class Endpoint:
     headers: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
-        if self.transport is not None and self.transport not in _TRANSPORTS:
-            raise ConfigurationError(f"transport: expected one of {', '.join(_TRANSPORTS)}, got {self.transport!r}")
         for name in ("concurrency", "start_window", "max_prompts", "max_output_tokens"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -100,6 +99,11 @@ class Endpoint:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigurationError(f"{name}: expected a number >= 0, got {value!r}")
+
+    @classmethod
+    def connection(cls, *, api_key: str | None, base_url: str | None, limited: bool | None = None) -> Endpoint:
+        """The settings of one call's connection."""
+        return cls(api_key=None if api_key is None else SecretKey(api_key), base_url=base_url, limited=limited)
 
     def over(self, other: Endpoint) -> Endpoint:
         """This one's fields where said, else ``other``'s; ``params`` and ``headers`` are merged by key."""

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from importlib import import_module
 from typing import Any
 
+from hyperfunc.plugins import current_plugins
 from hyperfunc_llm.endpoints import Endpoint
 from hyperfunc_llm.limits import EndpointRate, Gate
+from hyperfunc_llm.plugin import TRANSPORTS
 from hyperfunc_llm.singleflight import SingleFlight
 from hyperfunc_llm.transports import Transport
-from hyperfunc_llm.transports.direct import DirectTransport
+from hyperfunc_llm.transports.direct import HTTPClient
 from hyperfunc_llm.transports.gemini import GeminiTransport
-from hyperfunc_llm.transports.through_litellm import LiteLLMTransport
 from hyperfunc_llm.types import LLMResponse
 
 __all__ = ["LoopState"]
-
-_TRANSPORTS: dict[str, type[Transport]] = {
-    "direct": DirectTransport,
-    "gemini": GeminiTransport,
-    "litellm": LiteLLMTransport,
-}
 
 
 class LoopState:
@@ -49,7 +45,7 @@ class LoopState:
         """The transport called ``name``; closed when the event loop shuts its generators down, if not before."""
         transport = self._transports.get(name)
         if transport is None:
-            transport = _TRANSPORTS[name]()
+            transport = _make_transport(name)
             await transport.load()
             transport = self._transports.setdefault(name, transport)  # somebody else may have been faster
             if self._keeper is None:
@@ -58,6 +54,12 @@ class LoopState:
                 self._keeper = self._close_at_the_end()
                 await anext(self._keeper)
         return transport
+
+    async def gemini_client(self) -> HTTPClient:
+        """The HTTP client of the Gemini transport, for requests that are no model calls."""
+        transport = await self.transport("gemini")
+        assert isinstance(transport, GeminiTransport)
+        return transport.client
 
     async def _close_at_the_end(self) -> AsyncGenerator[None, None]:
         try:
@@ -85,6 +87,17 @@ class LoopState:
             for (alias, _, _), gate in self._gates.items()
         }
         return {"endpoints": gates, "hits": self.hits}
+
+
+def _make_transport(name: str) -> Transport:
+    """A built-in transport, or one that another plugin registered."""
+    if name in TRANSPORTS:
+        module, _, attribute = TRANSPORTS[name].partition(":")
+        kind = getattr(import_module(module), attribute)
+    else:
+        kind = current_plugins().get("llm_transports", name)
+    transport: Transport = kind()
+    return transport
 
 
 def loop_time() -> float:

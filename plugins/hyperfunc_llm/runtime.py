@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from hyperfunc.calls import StoredCall
+from hyperfunc.plugins import current_plugins
 from hyperfunc.scope import current_scope
 from hyperfunc_llm.attempts import AttemptMaker
 from hyperfunc_llm.classification import ClassifyCustom, ErrorInfo, PostClassify, classify
@@ -71,7 +72,10 @@ class LLMRuntime:
 
     def classify(self, error: BaseException) -> ErrorInfo:
         """What ``error`` means here, hooks included."""
-        return classify(error, self._custom, self._post)
+        plugins = [current_plugins().get("error_classifiers", name) for name in _classifier_names()]
+        custom = [hook for p in plugins if (hook := getattr(p, "classify_custom", None)) is not None]
+        post = [hook for p in plugins if (hook := getattr(p, "post_classify", None)) is not None]
+        return classify(error, (*self._custom, *custom), (*post, *self._post))
 
     @property
     def state(self) -> LoopState:
@@ -159,7 +163,7 @@ class LLMRuntime:
 
     async def stream(
         self, alias: str, request: LLMRequest, *, call: Endpoint | None = None, bound: Endpoint | None = None
-    ) -> AsyncIterator[StreamChunk]:
+    ) -> AsyncGenerator[StreamChunk, None]:
         """The reply in pieces; the last one carries the whole :class:`LLMResponse`.
 
         Inside evaluate and optimize, and when a call store is in use, the reply comes whole, as one piece: there every
@@ -199,6 +203,10 @@ class LLMRuntime:
             yield answer
         finally:
             await strategy.cleanup()
+
+
+def _classifier_names() -> list[str]:
+    return current_plugins().registry("error_classifiers").names()
 
 
 # Holds configuration only: connections and limits belong to event loops and end with them.

@@ -73,10 +73,11 @@ class Gate:
         """Requests that wait for admission."""
         return sum(not waiter.future.done() for waiter in self._queue)
 
-    async def admit(self, tokens: int = 0, key: Hashable = None) -> Ticket:
+    async def admit(self, tokens: int = 0, key: Hashable = None, *, limited: bool = True) -> Ticket:
         """Wait for a ticket for a request of about ``tokens`` tokens; give it back with :meth:`release`.
 
         ``key`` is what the request is authorised by: only requests with a key that was refused are closed out.
+        ``limited=False`` waits for cooldowns only.
 
         Raises:
             LLMError: the endpoint was closed with :meth:`close`.
@@ -88,6 +89,9 @@ class Gate:
             if now < until:
                 raise error()
             del self._closed[key]
+        if not limited:
+            await self.rate.wait_for_pause()
+            return self._ticket(tokens, now, loop.time())
         if not self._queue and self._has_slot() and self.rate.is_free:
             self.rate.count(tokens)
             return self._ticket(tokens, now, now)

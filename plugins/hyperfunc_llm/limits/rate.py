@@ -102,6 +102,12 @@ class EndpointRate:
             await asyncio.sleep(wait)
         self.count(tokens)
 
+    async def wait_for_pause(self) -> None:
+        """Wait for the end of the pause alone."""
+        loop = asyncio.get_running_loop()
+        while (wait := self._paused_until - loop.time()) > 0:  # noqa: ASYNC110 - the pause may grow meanwhile
+            await asyncio.sleep(wait)
+
     def count(self, tokens: int = 0) -> None:
         """Count a request that is sent now."""
         self.pace.sent(asyncio.get_running_loop().time())

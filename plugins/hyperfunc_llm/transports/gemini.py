@@ -61,7 +61,7 @@ class GeminiTransport:
     """A :class:`~hyperfunc_llm.transports.base.Transport` for ``generateContent``."""
 
     def __init__(self) -> None:
-        self._client = HTTPClient("x-goog-api-key", "")
+        self.client = HTTPClient("x-goog-api-key", "")
 
     async def load(self) -> None:
         load_aiohttp()
@@ -69,7 +69,7 @@ class GeminiTransport:
     async def send(self, request: OutgoingRequest) -> Reply:
         base = (request.base_url or GEMINI_URL).rstrip("/")
         try:
-            payload, headers = await self._client.call(
+            payload, headers = await self.client.call(
                 "POST",
                 f"{base}/models/{request.provider_model}:generateContent",
                 _body(request),
@@ -96,7 +96,7 @@ class GeminiTransport:
         yield ReplyChunk({**reply.payload, "choices": [choice], "usage": {**usage, **details}}, reply.headers)
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self.client.aclose()
 
 
 def _usage(metadata: Mapping[str, Any]) -> TokenUsage:
