@@ -114,13 +114,14 @@ class ProgramWalk:
         for base in cls.__bases__:
             self.visit(base, base.__qualname__)
         for attribute, value in vars(cls).items():
-            followed = isinstance(value, (types.FunctionType, staticmethod, classmethod, property, HyperFunction))
-            if followed and (text is None or not isinstance(value, types.FunctionType)):
-                self.visit(value, f"{cls.__qualname__}.{attribute}")
-            elif isinstance(value, types.FunctionType):
-                unwrapped = inspect.unwrap(value)
-                if isinstance(unwrapped, types.FunctionType) and not _is_library(unwrapped):
-                    self._references(unwrapped)
+            if isinstance(value, types.FunctionType) and text is not None:
+                method = inspect.unwrap(value)  # its text is in that of the class
+                if isinstance(method, types.FunctionType) and not _is_library(method):
+                    self._references(method)
+            elif isinstance(value, (types.FunctionType, staticmethod, classmethod, property, HyperFunction)) or (
+                text is None and not attribute.startswith("__")
+            ):
+                self.visit_attribute(value, f"{cls.__qualname__}.{attribute}")
 
     def _instance(self, thing: Any, name: str) -> None:
         cls = type(thing)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,13 +17,12 @@ from hyperfunc.errors import JournalError
 from hyperfunc.journal import Journal, fingerprint_data, fingerprint_program
 from hyperfunc.usage import Usage
 
-NOTHING = {"config": {}, "program": fingerprint_program(), "data": fingerprint_data()}
+NOTHING: dict[str, Any] = {"config": {}, "program": fingerprint_program(), "data": fingerprint_data()}
 
 
 async def test_a_call_comes_back_as_it_was_put(tmp_path: Path) -> None:
-    call = StoredCall(
-        "k", "llm", {"text": "grüß dich \ud800 \x00", "n": [1, 2.5, None, True]}, Usage(calls=1, usd=0.1), 3.0
-    )
+    result = {"text": "grüß dich \ud800 \x00", "n": [1, 2.5, None, True]}
+    call = StoredCall("k", "llm", result, Usage(calls=1, usd=0.1), 3.0)
     with Journal(tmp_path / "journal.db") as journal:
         store: CallStore = journal.call_store()
         assert await store.get("k") is None
@@ -136,22 +136,24 @@ print("done")
 """
 
 
-async def test_two_processes_read_while_one_writes(tmp_path: Path) -> None:
+def test_two_processes_read_while_one_writes(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
-    with Journal(path) as journal:
+
+    async def write(journal: Journal) -> None:
         await journal.start_run("r", **NOTHING)
-        readers = [
-            subprocess.Popen([sys.executable, "-c", _READER, str(path)], stdout=subprocess.PIPE, text=True)
-            for _ in range(2)
-        ]
+        for i in range(60):
+            await journal.call_store().put(StoredCall(f"k{i}", "llm", i))
+
+    with Journal(path) as journal:
+        command = [sys.executable, "-c", _READER, str(path)]
+        readers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
         try:
             for reader in readers:
                 assert reader.stdout is not None
-                assert await asyncio.to_thread(reader.stdout.readline) == "ready\n"
-            for i in range(60):
-                await journal.call_store().put(StoredCall(f"k{i}", "llm", i))
+                assert reader.stdout.readline() == "ready\n"
+            asyncio.run(write(journal))
             for reader in readers:
-                output, _ = await asyncio.to_thread(reader.communicate, timeout=60)
+                output, _ = reader.communicate(timeout=60)
                 assert output == "done\n"
                 assert reader.returncode == 0
         finally:

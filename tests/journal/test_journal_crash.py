@@ -47,8 +47,8 @@ async def main():
             await asyncio.gather(*(call(index) for index in range(8)))
             await journal.record_generation(
                 run, generation, theta=Theta({"w": torch.full((64, 64), float(generation))}),
-                strategy_tensors={"m": torch.full((64, 64), -float(generation))}, strategy_meta={"generation": generation},
-                spend={"f": Usage(calls=8)})
+                strategy_tensors={"m": torch.full((64, 64), -float(generation))},
+                strategy_meta={"generation": generation}, spend={"f": Usage(calls=8)})
             print("generation", generation, flush=True)
 
 # A process that has imported everything forks the ones to be killed: ten imports of torch would take half a minute.

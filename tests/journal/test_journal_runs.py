@@ -163,7 +163,7 @@ async def test_a_changed_run_is_not_resumed_and_the_change_is_named(journal: Jou
 
 async def test_a_run_is_held_by_one_at_a_time(journal: Journal, tmp_path: Path) -> None:
     run = await begin(journal)
-    again = {"config": {"sigma": 0.1}, "program": PROGRAM, "data": DATA}
+    again: dict[str, Any] = {"config": {"sigma": 0.1}, "program": PROGRAM, "data": DATA}
     with pytest.raises(ResumeError, match="already running here"):
         await journal.resume_run("first", **again)
     with Journal(journal.path) as other:
@@ -185,7 +185,7 @@ async def test_names_are_unique_and_made_up_where_none_is_given(journal: Journal
     assert [(await begin(journal, None)).name for _ in range(2)] == ["run-2", "run-3"]
     with pytest.raises(JournalError, match="must not be empty"):
         await begin(journal, " ")
-    with pytest.raises(JournalError, match="no run named 'secnd'.*run-3, run-2, first"):
+    with pytest.raises(JournalError, match=r"no run named 'secnd'.*run-3, run-2, first"):
         journal.run("secnd")
 
 
@@ -194,13 +194,14 @@ async def test_what_is_not_json_is_refused_and_nothing_is_recorded(journal: Jour
         await begin(journal, None, bad=object())
     assert journal.runs() == []
     run = await begin(journal)
-    for bad in (
+    refused: list[dict[str, Any]] = [
         {"fitness": {"best": object()}},
         {"theta": THETA, "strategy_meta": {1, 2}},
         {"budget": {"x": object()}},
-    ):
+    ]
+    for bad in refused:
         with pytest.raises(JournalError, match="JSON"):
-            await journal.record_generation(run, 1, **bad)  # type: ignore[arg-type]
+            await journal.record_generation(run, 1, **bad)
     with pytest.raises(JournalError, match="at least 0"):
         await journal.record_generation(run, -1)
     assert journal.generations("first") == []
