@@ -24,16 +24,24 @@ class JournalCallStore:
         writer, reader: the journal's threads.
         run_id: who pays; 0 for nobody in particular.
         scope: 0 shares results with all runs of the journal, a run's id keeps them to it.
+        offline: answer from the journal or not at all.
     """
 
-    def __init__(self, writer: DatabaseWorker, reader: DatabaseWorker, *, run_id: int = 0, scope: int = 0) -> None:
+    def __init__(
+        self, writer: DatabaseWorker, reader: DatabaseWorker, *, run_id: int = 0, scope: int = 0, offline: bool = False
+    ) -> None:
         self._writer = writer
         self._reader = reader
         self._run_id = run_id
         self._scope = scope
+        self._offline = offline
 
     async def get(self, key: str) -> StoredCall | None:
-        """The stored call, or ``None``."""
+        """The stored call, or ``None``.
+
+        Raises:
+            JournalError: this store is offline, and the call is not in the journal.
+        """
         scope = self._scope
 
         def read(connection: sqlite3.Connection) -> tuple[str, str, str, float] | None:
@@ -43,6 +51,11 @@ class JournalCallStore:
             return row
 
         row = await self._reader.run(read)
+        if row is None and self._offline:
+            raise JournalError(
+                f"the call {key[:12]}… is not in the journal, and nothing may be paid for here; the program, its "
+                "parameters or its inputs differ from those of the run"
+            )
         if row is None:
             return None
         kind, result, usage, created_at = row
@@ -81,7 +94,8 @@ class JournalCallStore:
         (text,) = connection.execute("SELECT usage FROM paid_calls WHERE scope = ? AND key = ?", where).fetchone()
         usage = Usage.from_dict(json.loads(text)) + call.usage
         connection.execute(
-            "UPDATE paid_calls SET usage = ? WHERE scope = ? AND key = ?", (json.dumps(usage.to_dict()), *where)
+            "UPDATE paid_calls SET usage = ?, times_paid = times_paid + 1 WHERE scope = ? AND key = ?",
+            (json.dumps(usage.to_dict()), *where),
         )
 
 

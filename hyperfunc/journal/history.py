@@ -25,6 +25,7 @@ from hyperfunc.journal.records import (
 )
 from hyperfunc.journal.schema import connect
 from hyperfunc.journal.snapshots import SnapshotStore
+from hyperfunc.journal.traces import TraceRecord
 from hyperfunc.journal.worker import DatabaseWorker
 from hyperfunc.parameters.theta import Theta
 
@@ -84,6 +85,10 @@ class JournalHistory:
     def paid_calls(self, name: str) -> list[PaidCallRecord]:
         """The calls that it paid for, in the order in which their replies were kept."""
         return self._of_run(name, queries.paid_calls)
+
+    def traces(self, name: str) -> list[TraceRecord]:
+        """The executions that were recorded call by call."""
+        return self._of_run(name, queries.traces)
 
     def load_theta(self, key: str) -> Theta:
         """θ from the snapshot ``key`` (``GenerationRecord.theta``, ``RunRecord.best_theta``)."""

@@ -14,7 +14,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,25 +24,24 @@ from hyperfunc.errors import JournalError, ResumeError
 from hyperfunc.journal import queries
 from hyperfunc.journal.calls import JournalCallStore
 from hyperfunc.journal.environment import describe_environment, git_revision
+from hyperfunc.journal.exporting import export_run
 from hyperfunc.journal.fingerprint import Fingerprint
-from hyperfunc.journal.history import JournalHistory
+from hyperfunc.journal.pruning import PruneResult, delete_calls, delete_runs, select_runs, thin_snapshots
+from hyperfunc.journal.recording import JournalRecording, to_json
 from hyperfunc.journal.records import (
-    CandidateRecord,
     ResumePoint,
     RunHandle,
     RunRecord,
-    ScoreRecord,
 )
 from hyperfunc.journal.resuming import explain_changes
 from hyperfunc.journal.schema import Durability, connect, migrate
 from hyperfunc.journal.worker import DatabaseWorker
 from hyperfunc.parameters.theta import Theta
-from hyperfunc.usage import Usage
 
 __all__ = ["Journal"]
 
 
-class Journal(JournalHistory):
+class Journal(JournalRecording):
     """A journal file, opened.
 
     Args:
@@ -80,11 +79,11 @@ class Journal(JournalHistory):
                 raise
             return connection
 
-        self._writer = DatabaseWorker(open_writer, writes=True, name="hyperfunc-journal-writer")
+        writer = DatabaseWorker(open_writer, writes=True, name="hyperfunc-journal-writer")
         try:
-            super().__init__(path, sync_snapshots=durability == "power")
+            super().__init__(path, writer, sync_snapshots=durability == "power")
         except BaseException:
-            self._writer.close()
+            writer.close()
             raise
 
     def close(self) -> None:
@@ -122,7 +121,7 @@ class Journal(JournalHistory):
             now,
             now,
             seed,
-            _to_json("config", config),
+            to_json("config", config),
             program.hash,
             program.to_json(),
             data.hash,
@@ -192,7 +191,7 @@ class Journal(JournalHistory):
             ).fetchone()
             changes = explain_changes(
                 config_then={k: v for k, v in run.config.items() if k not in allowed},
-                config_now={k: v for k, v in json.loads(_to_json("config", config)).items() if k not in allowed},
+                config_now={k: v for k, v in json.loads(to_json("config", config)).items() if k not in allowed},
                 program_then=Fingerprint.from_json(program_then),
                 program_now=program,
                 data_then=Fingerprint.from_json(data_then),
@@ -205,7 +204,7 @@ class Journal(JournalHistory):
                     + "\nundo the change, or start another run"
                 )
             self._locks.acquire(run.id, name)
-            merged = {**run.config, **json.loads(_to_json("config", config))}
+            merged = {**run.config, **json.loads(to_json("config", config))}
             connection.execute(
                 "UPDATE runs SET status = 'running', updated_at = ?, config = ? WHERE id = ?",
                 (time.time(), json.dumps(merged), run.id),
@@ -249,116 +248,6 @@ class Journal(JournalHistory):
             finish_reason=run.finish_reason,
         )
 
-    async def record_generation(
-        self,
-        run: RunHandle,
-        generation: int,
-        *,
-        theta: Theta | None = None,
-        strategy_tensors: Mapping[str, Tensor] | None = None,
-        strategy_meta: Any = None,
-        fitness: Mapping[str, float] | None = None,
-        spend: Mapping[str, Usage] | None = None,
-        budget: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Keep the state after ``generation`` generations; 0 is the state before the first.
-
-        Without ``theta`` only the statistics are kept: a resume then starts from an earlier record and repeats the
-        generations since, which is cheap where it costs no paid calls and ends in the same bits.
-
-        Args:
-            strategy_tensors, strategy_meta: the strategy's state, kept together with ``theta``.
-            fitness: statistics by name.
-            spend: usage of this generation alone, by component.
-            budget: ``Budget.state()``.
-
-        Raises:
-            JournalError: the run is not held by this journal, a value is not JSON, or the files cannot be written.
-        """
-        self._check_held(run)
-        if generation < 0:
-            raise JournalError(f"generation must be at least 0, got {generation}")
-        fitness_json = _to_json("fitness", fitness or {})
-        budget_json = None if budget is None else _to_json("budget", budget)
-        spent = [(run.id, generation, name, json.dumps(u.to_dict())) for name, u in sorted((spend or {}).items())]
-        theta_key = state_key = None
-        if theta is not None:
-            # Files first: a row that names a snapshot is never without it.
-            theta_key = await self.keep_theta(theta)
-            state_key = await asyncio.to_thread(self._snapshots.save, strategy_tensors or {}, strategy_meta)
-
-        def write(connection: sqlite3.Connection) -> None:
-            now = time.time()
-            connection.execute(
-                "INSERT OR REPLACE INTO generations "
-                "(run_id, number, created_at, theta, state, fitness, budget, call_sequence) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(sequence), 0) FROM paid_calls))",
-                (run.id, generation, now, theta_key, state_key, fitness_json, budget_json),
-            )
-            connection.execute("DELETE FROM spend WHERE run_id = ? AND generation = ?", (run.id, generation))
-            connection.executemany(
-                "INSERT INTO spend (run_id, generation, component, usage) VALUES (?, ?, ?, ?)", spent
-            )
-            connection.execute("UPDATE runs SET updated_at = ? WHERE id = ?", (now, run.id))
-
-        await self._writer.run(write)
-
-    async def keep_theta(self, theta: Theta) -> str:
-        """Write θ to a snapshot and return its key, for :class:`CandidateRecord` and :meth:`finish_run`."""
-        return await asyncio.to_thread(self._snapshots.save, theta.tensors, {"texts": theta.texts})
-
-    async def record_candidate(self, run: RunHandle, candidate: CandidateRecord) -> None:
-        """Keep a candidate and its parents; one with the same key is replaced."""
-        self._check_held(run)
-        values = (
-            candidate.generation,
-            candidate.created_at or time.time(),
-            candidate.proposer,
-            candidate.verdict,
-            candidate.reason,
-            _to_json("texts", candidate.texts),
-            candidate.theta,
-            json.dumps(candidate.usage.to_dict()),
-            _to_json("detail", candidate.detail),
-        )
-
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "INSERT INTO candidates (run_id, key, generation, created_at, proposer, verdict, reason, texts, theta, "
-                "usage, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id, key) DO UPDATE SET "
-                "generation = excluded.generation, proposer = excluded.proposer, verdict = excluded.verdict, "
-                "reason = excluded.reason, texts = excluded.texts, theta = excluded.theta, usage = excluded.usage, "
-                "detail = excluded.detail",
-                (run.id, candidate.key, *values),
-            )
-            connection.execute("DELETE FROM lineage WHERE run_id = ? AND child = ?", (run.id, candidate.key))
-            connection.executemany(
-                "INSERT OR IGNORE INTO lineage (run_id, child, parent, position) VALUES (?, ?, ?, ?)",
-                [(run.id, candidate.key, parent, position) for position, parent in enumerate(candidate.parents)],
-            )
-
-        await self._writer.run(write)
-
-    async def record_scores(self, run: RunHandle, scores: Iterable[ScoreRecord]) -> None:
-        """Keep scores; one of the same candidate, split, example and repeat is replaced."""
-        self._check_held(run)
-        rows = [(run.id, s.candidate, s.split, s.example, s.repeat, s.score, s.feedback) for s in scores]
-        await self._writer.run(
-            lambda connection: connection.executemany(
-                "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)", rows
-            )
-        )
-
-    async def record_event(self, run: RunHandle, kind: str, data: Mapping[str, Any] | None = None) -> None:
-        """Keep something that happened: a fallback, a failure, a decision. ``data`` is JSON."""
-        self._check_held(run)
-        values = (run.id, time.time(), kind, _to_json("data", data or {}))
-        await self._writer.run(
-            lambda connection: connection.execute(
-                "INSERT INTO events (run_id, created_at, kind, data) VALUES (?, ?, ?, ?)", values
-            )
-        )
-
     async def finish_run(
         self,
         run: RunHandle,
@@ -381,29 +270,68 @@ class Journal(JournalHistory):
         )
         self._locks.release(run.id)
 
-    def call_store(self, run: RunHandle | None = None, *, share: bool = True) -> JournalCallStore:
+    def call_store(
+        self, run: RunHandle | None = None, *, share: bool = True, offline: bool = False
+    ) -> JournalCallStore:
         """Where paid calls are kept.
 
         Args:
             run: who pays.
             share: answer from calls that any run of this journal paid for; ``False``: only from this run's own.
+            offline: a call that is not in the journal is an error instead of a payment, for replays.
         """
-        if run is None:
-            return JournalCallStore(self._writer, self._reader)
-        return JournalCallStore(self._writer, self._reader, run_id=run.id, scope=0 if share else run.id)
+        run_id = 0 if run is None else run.id
+        scope = 0 if share else run_id
+        return JournalCallStore(self._writer, self._reader, run_id=run_id, scope=scope, offline=offline)
+
+    def export(self, name: str, folder: str | os.PathLike[str], *, results: bool = True) -> Path:
+        """Write a run as plain files to a new folder; see :func:`hyperfunc.journal.exporting.export_run`."""
+        return export_run(self, name, folder, results=results)
+
+    # -- tidying up ---------------------------------------------------------------------------------------------
+
+    def prune(
+        self,
+        names: Collection[str] | None = None,
+        *,
+        older_than_days: float | None = None,
+        keep_latest: int | None = None,
+        calls: bool = False,
+        keep_snapshots: int | None = None,
+    ) -> PruneResult:
+        """Delete runs, and with ``keep_snapshots`` thin out those that stay. Without any condition no run goes.
+
+        Args:
+            names, older_than_days, keep_latest: a run goes if it fits all that are given; runs in progress stay.
+            calls: forget the paid calls of the deleted runs as well.
+            keep_snapshots: how many generations of each remaining run keep their snapshots.
+
+        Raises:
+            JournalError: a named run does not exist, or is running; nothing was deleted.
+        """
+
+        def delete(connection: sqlite3.Connection) -> tuple[tuple[str, ...], int, int]:
+            chosen = select_runs(connection, names=names, older_than_days=older_than_days, keep_latest=keep_latest)
+            busy = [name for run_id, name in chosen if not self._locks.is_free(run_id)]
+            if busy and names is not None:
+                raise JournalError(f"runs in progress cannot be pruned: {', '.join(busy)}; end them first")
+            chosen = [(run_id, name) for run_id, name in chosen if name not in busy]
+            ids = [run_id for run_id, _ in chosen]
+            forgotten = delete_calls(connection, ids) if calls else 0
+            delete_runs(connection, ids)
+            thinned = 0
+            if keep_snapshots is not None:
+                for run in queries.runs(connection):
+                    thinned += thin_snapshots(connection, run.id, keep_last=keep_snapshots, keep_every=None)
+            return tuple(name for _, name in chosen), thinned, forgotten
+
+        before = self._file_bytes()
+        gone, thinned, forgotten = self._writer.call(delete)
+        freed = self._remove_snapshots()
+        self._writer.vacuum()
+        return PruneResult(gone, thinned, forgotten, freed + max(0, before - self._file_bytes()))
+
+    def _file_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.path.parent.glob(f"{self.path.name}*") if file.is_file())
 
     # -- inside -------------------------------------------------------------------------------------------------
-
-    def _check_held(self, run: RunHandle) -> None:
-        if not self._locks.holds(run.id):
-            raise JournalError(
-                f"run {run.name!r} is not held by this journal: it was finished, or the handle is from another one; "
-                "take it with start_run() or resume_run()"
-            )
-
-
-def _to_json(what: str, value: Any) -> str:
-    try:
-        return json.dumps(value, sort_keys=True)
-    except (TypeError, ValueError) as error:
-        raise JournalError(f"{what} must be made of JSON values: {error}") from error

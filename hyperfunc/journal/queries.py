@@ -16,6 +16,7 @@ from hyperfunc.journal.records import (
     RunStatus,
     ScoreRecord,
 )
+from hyperfunc.journal.traces import TracedCall, TraceRecord
 from hyperfunc.usage import Usage
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "runs",
     "scores",
     "spend",
+    "traces",
 ]
 
 _RUN_COLUMNS = (
@@ -162,11 +164,33 @@ def events(connection: sqlite3.Connection, run_id: int, kind: str | None = None)
 def paid_calls(connection: sqlite3.Connection, run_id: int) -> list[PaidCallRecord]:
     """The calls that a run paid for, in the order in which their replies were kept."""
     rows = connection.execute(
-        "SELECT sequence, key, kind, usage, created_at, length(result) FROM paid_calls WHERE run_id = ? "
+        "SELECT sequence, key, kind, usage, created_at, length(result), times_paid FROM paid_calls WHERE run_id = ? "
         "ORDER BY sequence",
         (run_id,),
     )
-    return [PaidCallRecord(r[0], r[1], r[2], Usage.from_dict(json.loads(r[3])), r[4], r[5]) for r in rows]
+    return [PaidCallRecord(r[0], r[1], r[2], Usage.from_dict(json.loads(r[3])), r[4], r[5], r[6]) for r in rows]
+
+
+def traces(connection: sqlite3.Connection, run_id: int) -> list[TraceRecord]:
+    """The traces of a run in order."""
+    rows = connection.execute(
+        "SELECT sequence, generation, example, label, created_at, seconds, calls, edges FROM traces WHERE run_id = ? "
+        "ORDER BY sequence",
+        (run_id,),
+    )
+    return [
+        TraceRecord(
+            sequence=row[0],
+            generation=row[1],
+            example=row[2],
+            label=row[3],
+            created_at=row[4],
+            seconds=row[5],
+            calls=tuple(TracedCall.from_dict(call) for call in json.loads(row[6])),
+            edges=tuple((source, target, kind) for source, target, kind in json.loads(row[7])),
+        )
+        for row in rows
+    ]
 
 
 def paid_usage(connection: sqlite3.Connection, run_id: int, after: int = 0) -> Usage:

@@ -134,7 +134,7 @@ class EventRecord:
 
 @dataclass(frozen=True, slots=True)
 class PaidCallRecord:
-    """A paid call as it is kept, without its result."""
+    """A paid call as it is kept, without its result. ``times_paid`` is 1 unless equal calls were in flight together."""
 
     sequence: int
     key: str
@@ -142,6 +142,7 @@ class PaidCallRecord:
     usage: Usage
     created_at: float
     result_bytes: int
+    times_paid: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,23 @@ CREATE TABLE events (
 CREATE INDEX events_by_run ON events (run_id, sequence);
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+_VERSION_2 = """
+CREATE TABLE traces (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+    generation INTEGER NOT NULL,
+    example TEXT NOT NULL,
+    label TEXT NOT NULL,                 -- which program ran: "best", a candidate's key, …
+    created_at REAL NOT NULL,
+    seconds REAL NOT NULL,
+    calls TEXT NOT NULL,                 -- JSON, see hyperfunc.journal.traces
+    edges TEXT NOT NULL                  -- JSON
+);
+CREATE INDEX traces_by_run ON traces (run_id, sequence);
+ALTER TABLE paid_calls ADD COLUMN times_paid INTEGER NOT NULL DEFAULT 1;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 """``MIGRATIONS[n]`` brings a file of version ``n`` to ``n + 1``; version 0 is an empty file."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

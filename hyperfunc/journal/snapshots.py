@@ -71,7 +71,7 @@ class SnapshotStore:
             JournalError: ``values`` is not JSON, or the file cannot be written.
         """
         try:
-            text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+            text = json.dumps(values, sort_keys=True)  # ASCII: lone surrogates survive it
         except (TypeError, ValueError) as error:
             raise JournalError(f"a snapshot's values must be JSON values: {error}") from error
         flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -25,17 +25,25 @@ _MAX_BATCH = 1024
 
 
 class _Job(Generic[T]):
-    __slots__ = ("deliver_to", "error", "run", "value")
+    __slots__ = ("alone", "deliver_to", "error", "run", "value")
 
     def __init__(
         self,
         run: Callable[[sqlite3.Connection], T],
         deliver_to: Future[T] | tuple[asyncio.AbstractEventLoop, asyncio.Future[T]],
+        *,
+        alone: bool = False,
     ) -> None:
+        self.alone = alone  # outside of any transaction
         self.run = run
         self.deliver_to = deliver_to
         self.value: T | None = None
         self.error: BaseException | None = None
+
+
+def _vacuum(connection: sqlite3.Connection) -> None:
+    connection.execute("VACUUM")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _resolve(jobs: list[_Job[Any]]) -> None:
@@ -89,6 +97,12 @@ class DatabaseWorker:
         self._submit(_Job(job, (loop, future)))
         return await future
 
+    def vacuum(self) -> None:
+        """Give free pages back to the file system. Waits for what is queued; cannot run inside a transaction."""
+        future: Future[None] = Future()
+        self._submit(_Job(_vacuum, future, alone=True))
+        future.result()
+
     def close(self) -> None:
         """Finish what is queued, close the connection and end the thread. A second call does nothing."""
         with self._lock:
@@ -141,6 +155,12 @@ class DatabaseWorker:
         if not self._writes:
             for job in batch:
                 self._run_job(connection, job)
+            return
+        alone = [job for job in batch if job.alone]
+        for job in alone:
+            self._run_job(connection, job)
+        batch = [job for job in batch if not job.alone]
+        if not batch:
             return
         try:
             connection.execute("BEGIN IMMEDIATE")
