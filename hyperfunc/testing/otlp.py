@@ -11,15 +11,19 @@ from collections.abc import Iterable, Mapping
 from concurrent import futures
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from types import TracebackType
 from typing import Any
 
 from hyperfunc.errors import MissingDependencyError
 
+_PROTOCOL = "opentelemetry.proto.collector"
 try:
-    import grpc
-    from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
-    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+    grpc: Any = import_module("grpc")
+    metrics_service_pb2: Any = import_module(f"{_PROTOCOL}.metrics.v1.metrics_service_pb2")
+    metrics_service_pb2_grpc: Any = import_module(f"{_PROTOCOL}.metrics.v1.metrics_service_pb2_grpc")
+    trace_service_pb2: Any = import_module(f"{_PROTOCOL}.trace.v1.trace_service_pb2")
+    trace_service_pb2_grpc: Any = import_module(f"{_PROTOCOL}.trace.v1.trace_service_pb2_grpc")
 except ImportError as error:
     raise MissingDependencyError("opentelemetry-exporter-otlp", "otlp") from error
 
@@ -156,7 +160,7 @@ def _servicer(receiver: OTLPReceiver, take: Any, response: Any, context: Any, re
     return response
 
 
-class _Traces(trace_service_pb2_grpc.TraceServiceServicer):  # type: ignore[misc,unused-ignore]
+class _Traces:
     def __init__(self, receiver: OTLPReceiver) -> None:
         self._receiver = receiver
 
@@ -165,7 +169,7 @@ class _Traces(trace_service_pb2_grpc.TraceServiceServicer):  # type: ignore[misc
         return _servicer(self._receiver, self._receiver.take_traces, response, context, request)
 
 
-class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):  # type: ignore[misc,unused-ignore]
+class _Metrics:
     def __init__(self, receiver: OTLPReceiver) -> None:
         self._receiver = receiver
 
