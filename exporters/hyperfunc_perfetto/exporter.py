@@ -85,9 +85,8 @@ def to_trace_events(observations: Sequence[ObservationRecord]) -> list[dict[str,
         )
         events += [_event(at, name, values, zero, lanes[record.span_id]) for at, name, values in record.events]
         if record.kind == "generation":
-            fitness = {
-                s: record.attributes[f"hyperfunc.{s}"] for s in _STATISTICS if f"hyperfunc.{s}" in record.attributes
-            }
+            values = {statistic: record.attributes.get(f"hyperfunc.{statistic}") for statistic in _STATISTICS}
+            fitness = {statistic: value for statistic, value in values.items() if isinstance(value, (int, float))}
             if fitness:
                 events.append(_counter("fitness", record.end_ns, fitness, zero))
     events += _concurrency(ordered, zero)

@@ -128,7 +128,7 @@ class Delivery:
             with self._wake:
                 self._in_hand = 0
                 if self._abandoned:  # close() has counted this batch as dropped
-                    return
+                    break
                 if delivered:
                     self.delivered += len(batch)
                 else:

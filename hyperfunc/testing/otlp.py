@@ -109,7 +109,9 @@ class OTLPReceiver:
         self._grpc_port = self._grpc.add_insecure_port("127.0.0.1:0")
         self._grpc.start()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._http.serve_forever, name="otlp-receiver", daemon=True)
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, args=(0.01,), name="otlp-receiver", daemon=True
+        )
         self._thread.start()
         return self
 
