@@ -5,6 +5,7 @@ Knows nothing of databases. Checks are here so that every backend is handed the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -58,8 +59,9 @@ class Scope:
 
     @property
     def key(self) -> str:
-        """One text per scope: canonical JSON of the three parts, so that no two scopes share it."""
-        return json.dumps([self.user_id, self.agent_id, self.run_id], ensure_ascii=False, separators=(",", ":"))
+        """One short text per scope: SHA-256 (hex) of the three parts as JSON."""
+        parts = json.dumps([self.user_id, self.agent_id, self.run_id])
+        return hashlib.sha256(parts.encode()).hexdigest()
 
 
 @dataclass
@@ -122,7 +124,7 @@ class MemoryEntry:
         }
 
 
-def checked_entry(entry: MemoryEntry) -> MemoryEntry:
+def checked_entry(entry: object) -> MemoryEntry:
     """A clean copy of ``entry``, fit for every backend. ``entry`` itself is left alone.
 
     Raises:
@@ -133,25 +135,23 @@ def checked_entry(entry: MemoryEntry) -> MemoryEntry:
     content = _checked_text("content", entry.content, MAX_CONTENT_CHARACTERS)
     if not content.strip():
         raise MemoryInputError("content is empty; a memory needs text")
-    if not isinstance(entry.memory_type, MemoryType):
-        known = ", ".join(kind.name for kind in MemoryType)
-        raise MemoryInputError(f"memory_type must be one of MemoryType.{{{known}}}, got {entry.memory_type!r}")
     importance = _checked_number("importance", entry.importance)
     if not 0.0 <= importance <= 1.0:
         raise MemoryInputError(f"importance must lie between 0 and 1, got {importance}")
-    if not isinstance(entry.access_count, int) or entry.access_count < 0:
+    if not isinstance(entry.access_count, int) or not 0 <= entry.access_count < 2**53:
         raise MemoryInputError(f"access_count must be a whole number from 0, got {entry.access_count!r}")
     _ = entry.scope
     subject = None if entry.subject is None else _checked_text("subject", entry.subject, _MAX_LABEL_CHARACTERS).strip()
     return replace(
         entry,
         content=content,
+        memory_type=_checked_type(entry.memory_type),
         entities=_checked_entities(entry.entities),
         importance=importance,
         created_at=_checked_number("created_at", entry.created_at),
         last_accessed=_checked_number("last_accessed", entry.last_accessed),
         metadata=_checked_metadata(entry.metadata),
-        subject=subject.casefold() if subject else None,
+        subject=subject.casefold()[:_MAX_LABEL_CHARACTERS] if subject else None,
         superseded_by=None,
         superseded_at=None,
     )
@@ -167,6 +167,13 @@ def _checked_text(name: str, value: object, longest: int) -> str:
     if len(value) > longest:
         raise MemoryInputError(f"{name} has {len(value)} characters; at most {longest} are kept")
     return _without_surrogates(value.replace("\0", ""))
+
+
+def _checked_type(value: object) -> MemoryType:
+    if not isinstance(value, MemoryType):
+        known = ", ".join(kind.name for kind in MemoryType)
+        raise MemoryInputError(f"memory_type must be one of MemoryType.{{{known}}}, got {value!r}")
+    return value
 
 
 def _checked_number(name: str, value: object) -> float:

@@ -149,7 +149,7 @@ class Memory:
         Raises:
             MemoryInputError: there is no such active entry in the scope of ``entry``.
         """
-        return self._backend.supersede(entry_id, checked_entry(entry), self._clock())
+        return self._backend.supersede(_checked_id(entry_id), checked_entry(entry), self._clock())
 
     async def store_turn(
         self,
@@ -287,6 +287,7 @@ class Memory:
         run_id: str | None = None,
     ) -> list[MemoryEntry]:
         """Every version of a memory of one scope, oldest first; empty if the scope has no such entry."""
+        _checked_id(entry_id)
         return self._backend.history(Scope(user_id, agent_id, run_id), entry_id)
 
     def format_context(self, memories: Sequence[MemoryEntry], max_chars: int = 2000) -> str:
@@ -415,6 +416,12 @@ def _checked_limit(limit: int, lowest: int) -> int:
     if isinstance(limit, bool) or not isinstance(limit, int) or not lowest <= limit <= _MAX_LIMIT:
         raise MemoryInputError(f"a limit must be a whole number from {lowest} to {_MAX_LIMIT}, got {limit!r}")
     return limit
+
+
+def _checked_id(entry_id: int) -> int:
+    if isinstance(entry_id, bool) or not isinstance(entry_id, int) or not 0 < entry_id < 2**63:
+        raise MemoryInputError(f"an id must be a whole number from 1, as the store gave it, got {entry_id!r:.100}")
+    return entry_id
 
 
 def _read_filter(memory_types: Sequence[MemoryType] | None, min_importance: float) -> ReadFilter:

@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from hyperfunc_memory.backend import Match, ReadFilter, ScopeSelector
-from hyperfunc_memory.entries import MemoryEntry, MemoryType, Scope
+from hyperfunc_memory.entries import MemoryEntry, Scope
 from hyperfunc_memory.errors import MemoryInputError
+from hyperfunc_memory.rows import ENTRY_COLUMNS, entry_from_row
 from hyperfunc_memory.sqlite_connections import SQLiteConnections
 from hyperfunc_memory.sqlite_schema import migrate
 from hyperfunc_memory.text import content_hash, entity_key, indexed_words
 
 __all__ = ["SQLiteBackend", "open_sqlite", "sqlite_path"]
 
-_COLUMNS = (
-    "e.id, e.content, e.memory_type, e.entities, e.importance, e.created_at, e.last_accessed, e.access_count,"
-    " e.metadata, s.user_id, s.agent_id, s.run_id, e.subject, e.superseded_by, e.superseded_at"
-)
 _FROM = "memory_entries e JOIN memory_scopes s ON s.id = e.scope_id"
 _PENDING = 0  # no entry has this id: marks what is about to be superseded
 
@@ -86,19 +83,19 @@ class SQLiteBackend:
             expression = f'scope : "s{scope_id}" AND {{content entities}} : ({any_word})'
             condition, values = _readable(read)
             rows = connection.execute(
-                f"SELECT {_COLUMNS}, bm25(memory_search, 0.0, 1.0, 0.5) AS score"
+                f"SELECT {ENTRY_COLUMNS}, bm25(memory_search, 0.0, 1.0, 0.5) AS score"
                 # CROSS JOIN keeps this order: the full-text index first, then the rows that it found.
                 " FROM memory_search CROSS JOIN memory_entries e ON e.id = memory_search.rowid"
                 " JOIN memory_scopes s ON s.id = e.scope_id"
                 f" WHERE memory_search MATCH ? AND e.scope_id = ? AND {condition} ORDER BY score LIMIT ?",
                 (expression, scope_id, *values, limit),
             ).fetchall()
-        return [Match(_entry(row), -row[-1]) for row in rows]
+        return [Match(entry_from_row(row), -row[-1]) for row in rows]
 
     def recent(self, scope: Scope, read: ReadFilter, limit: int) -> list[MemoryEntry]:
         condition, values = _readable(read)
         return self._select(
-            f"SELECT {_COLUMNS} FROM {_FROM} WHERE s.key = ? AND {condition}"
+            f"SELECT {ENTRY_COLUMNS} FROM {_FROM} WHERE s.key = ? AND {condition}"
             " ORDER BY e.created_at DESC, e.id DESC LIMIT ?",
             (scope.key, *values, limit),
         )
@@ -106,7 +103,8 @@ class SQLiteBackend:
     def by_entity(self, scope: Scope, key: str, read: ReadFilter, limit: int) -> list[MemoryEntry]:
         condition, values = _readable(read)
         return self._select(
-            f"SELECT {_COLUMNS} FROM {_FROM} JOIN memory_entities n ON n.entry_id = e.id AND n.scope_id = e.scope_id"
+            f"SELECT {ENTRY_COLUMNS} FROM {_FROM}"
+            " JOIN memory_entities n ON n.entry_id = e.id AND n.scope_id = e.scope_id"
             f" WHERE s.key = ? AND n.entity = ? AND {condition}"
             " ORDER BY e.importance DESC, e.created_at DESC, e.id DESC LIMIT ?",
             (scope.key, key, *values, limit),
@@ -119,7 +117,7 @@ class SQLiteBackend:
             " JOIN newest ON e.id = newest.id WHERE e.superseded_by IS NOT NULL),"
             " chain(id) AS (SELECT id FROM newest UNION SELECT e.id FROM memory_entries e"
             " JOIN chain ON e.superseded_by = chain.id)"
-            f" SELECT {_COLUMNS} FROM {_FROM} JOIN chain ON chain.id = e.id"
+            f" SELECT {ENTRY_COLUMNS} FROM {_FROM} JOIN chain ON chain.id = e.id"
             " WHERE s.key = ? AND (? IS NULL OR e.id <= ?) ORDER BY e.id",
             (entry_id, scope.key, as_of, as_of),
         )
@@ -127,7 +125,7 @@ class SQLiteBackend:
     def export(self, selector: ScopeSelector, as_of: int | None = None, *, superseded: bool) -> list[MemoryEntry]:
         condition, values = _selected(selector, as_of, superseded=superseded)
         return self._select(
-            f"SELECT {_COLUMNS} FROM {_FROM} WHERE {condition} ORDER BY e.created_at DESC, e.id DESC", values
+            f"SELECT {ENTRY_COLUMNS} FROM {_FROM} WHERE {condition} ORDER BY e.created_at DESC, e.id DESC", values
         )
 
     def scopes(self, selector: ScopeSelector) -> list[Scope]:
@@ -182,7 +180,7 @@ class SQLiteBackend:
     def _select(self, statement: str, values: Sequence[Any]) -> list[MemoryEntry]:
         with self._connections.reading() as connection:
             rows = connection.execute(statement, values).fetchall()
-        return [_entry(row) for row in rows]
+        return [entry_from_row(row) for row in rows]
 
     def _erase(self, condition: str, values: Sequence[Any]) -> int:
         with self._connections.writing() as connection:
@@ -331,23 +329,3 @@ def _selected(selector: ScopeSelector, as_of: int | None, *, superseded: bool) -
             condition += f" AND {column} = ?"
             values += (value,)
     return condition, values
-
-
-def _entry(row: Sequence[Any]) -> MemoryEntry:
-    return MemoryEntry(
-        id=row[0],
-        content=row[1],
-        memory_type=MemoryType(row[2]),
-        entities=json.loads(row[3]),
-        importance=row[4],
-        created_at=row[5],
-        last_accessed=row[6],
-        access_count=row[7],
-        metadata=json.loads(row[8]),
-        user_id=row[9],
-        agent_id=row[10],
-        run_id=row[11],
-        subject=row[12],
-        superseded_by=row[13],
-        superseded_at=row[14],
-    )

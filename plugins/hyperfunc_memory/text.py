@@ -20,6 +20,7 @@ _MAX_WORD_CHARACTERS = 64
 _MAX_INDEXED_CHARACTERS = 100_000  # PostgreSQL refuses a tsvector above 1 MiB
 _MAX_QUERY_CHARACTERS = 4_096
 _MAX_QUERY_WORDS = 24
+_MAX_ENTITY_CHARACTERS = 512  # of at most 4 bytes: PostgreSQL indexes at most 2 704
 # What remains of "don't" or "I'll" when it is cut at the apostrophe is in here too.
 _STOP_WORDS_TEXT = """
 a about above after again against all am an and any are as at be because been before being below between both
@@ -55,7 +56,8 @@ def query_words(query: str) -> list[str]:
 
 def entity_key(name: str) -> str:
     """What two spellings of one entity share: case, accents and runs of blanks do not count."""
-    return " ".join(_folded(name[:_MAX_QUERY_CHARACTERS]).replace("\0", "").split()).encode("utf-8", "replace").decode()
+    folded = " ".join(_folded(name[:_MAX_ENTITY_CHARACTERS]).replace("\0", "").split())
+    return folded[:_MAX_ENTITY_CHARACTERS].encode("utf-8", "replace").decode()
 
 
 def content_hash(content: str) -> str:
