@@ -1,7 +1,7 @@
 """Memories in PostgreSQL: a GIN index over tsvector finds them; matches are scored within their scope.
 
-Each tsvector carries its scope as one more lexeme, so that the index itself narrows a search to the scope; the rows'
-``scope_id`` is checked once more. The text score of an entry is the sum over the query's words of
+The words in the index carry their scope (see :mod:`hyperfunc_memory.text`), and ``scope_id`` is checked once more. The
+text score of an entry is the sum over the query's words of
 
     ln(1 + (N - n + ½) / (n + ½)) · ts_rank(entry, word),
 
@@ -21,7 +21,7 @@ from hyperfunc_memory.backend import Match, ReadFilter, ScopeSelector
 from hyperfunc_memory.entries import MemoryEntry, Scope
 from hyperfunc_memory.errors import MemoryInputError, MemoryStoreError
 from hyperfunc_memory.rows import ENTRY_COLUMNS, entry_from_row
-from hyperfunc_memory.text import content_hash, entity_key, indexed_words
+from hyperfunc_memory.text import content_hash, entity_key, indexed_words, scoped_words
 
 try:
     import psycopg
@@ -39,23 +39,6 @@ _PENDING = 0  # no entry has this id: marks what is about to be superseded
 _WRITERS_LOCK = 0x68660002
 _MAX_CONNECTIONS = 8
 _CONNECT_SECONDS = 15
-
-_SEARCH = f"""
-WITH words AS (SELECT plainto_tsquery('english', word) AS word FROM unnest(%(words)s::text[]) AS word),
-matches AS MATERIALIZED (
-    SELECT e.id, e.search FROM memory_entries e
-    WHERE e.search @@ (%(scope_lexeme)s::tsquery && websearch_to_tsquery('english', %(any_word)s))
-      AND e.scope_id = %(scope_id)s AND {{condition}}),
-size AS (SELECT count(*) AS n FROM memory_entries WHERE scope_id = %(scope_id)s AND superseded_by IS NULL),
-weighted AS MATERIALIZED (
-    SELECT word, ln(1 + greatest(size.n - hits.n + 0.5, 0.5) / (hits.n + 0.5)) AS weight
-    FROM words, size, LATERAL (SELECT count(*) AS n FROM matches WHERE matches.search @@ word) AS hits),
-best AS (
-    SELECT matches.id, (SELECT sum(weight * ts_rank(matches.search, word, 1)) FROM weighted) AS score
-    FROM matches ORDER BY score DESC, id DESC LIMIT %(limit)s)
-SELECT {ENTRY_COLUMNS}, best.score FROM best JOIN memory_entries e ON e.id = best.id
-JOIN memory_scopes s ON s.id = e.scope_id ORDER BY best.score DESC, e.id DESC
-"""
 
 
 class PostgresBackend:
@@ -103,18 +86,12 @@ class PostgresBackend:
             row = connection.execute("SELECT id FROM memory_scopes WHERE key = %s", (scope.key,)).fetchone()
             if row is None:
                 return []
-            condition, values = _readable(read)
-            rows = connection.execute(
-                _SEARCH.format(condition=condition),
-                {
-                    "words": list(words),
-                    "any_word": " or ".join(f'"{word}"' for word in words),
-                    "scope_lexeme": f"'{_scope_lexeme(row[0])}'",
-                    "scope_id": row[0],
-                    "limit": limit,
-                    **values,
-                },
+            lexed = connection.execute(
+                "SELECT plainto_tsquery('english', word)::text FROM unnest(%s::text[]) AS word",
+                (scoped_words(row[0], words),),
             ).fetchall()
+            statement, values = _search(row[0], [query for (query,) in lexed], read)
+            rows = connection.execute(statement, {**values, "limit": limit}).fetchall()
         return [Match(entry_from_row(found), found[-1]) for found in rows]
 
     def recent(self, scope: Scope, read: ReadFilter, limit: int) -> list[MemoryEntry]:
@@ -315,19 +292,43 @@ def _merge(connection: Connection[Any], scope_id: int, entry_id: int, entry: Mem
     _write_entities(connection, scope_id, entry_id, entry.entities)
 
 
-_SEARCH_VECTOR = (
-    "setweight(to_tsvector('english', %s), 'A') || setweight(to_tsvector('english', %s), 'B')"
-    " || array_to_tsvector(ARRAY[%s])"
-)
+def _search(scope_id: int, queries: Sequence[str], read: ReadFilter) -> tuple[str, dict[str, Any]]:
+    """The statement that finds and scores entries that match any of the tsqueries; all but its ``limit``.
+
+    The queries are lexed beforehand: a prepared statement would lex each once more for every row.
+    """
+    condition, values = _readable(read)
+    numbers = range(len(queries))
+    any_query = " || ".join(f"%(query_{i})s::tsquery" for i in numbers)
+    ranks = ", ".join(f"ts_rank(e.search, %(query_{i})s::tsquery, 1) AS r{i}" for i in numbers)
+    hits = ", ".join(f"count(*) FILTER (WHERE r{i} > 0) AS n{i}" for i in numbers)
+    weights = ", ".join(f"ln((1 + greatest(size.n - n{i} + 0.5, 0.5) / (n{i} + 0.5))::float8) AS w{i}" for i in numbers)
+    score = " + ".join(f"r{i} * w{i}" for i in numbers)
+    # MATERIALIZED: before the first ANALYZE the planner expects one row, and would count anew for each that it finds.
+    # The scope is in the words already; checked as a condition of its own it would draw the planner off the GIN index.
+    statement = f"""
+        WITH matches AS MATERIALIZED (
+            SELECT e.id, e.scope_id, {ranks} FROM memory_entries e WHERE e.search @@ ({any_query}) AND {condition}),
+        size AS MATERIALIZED (
+            SELECT count(*) AS n FROM memory_entries WHERE scope_id = %(scope_id)s AND superseded_by IS NULL),
+        hits AS MATERIALIZED (SELECT {hits} FROM matches),
+        weights AS MATERIALIZED (SELECT {weights} FROM hits, size),
+        best AS MATERIALIZED (
+            SELECT id, {score} AS score FROM matches, weights WHERE scope_id = %(scope_id)s
+            ORDER BY score DESC, id DESC LIMIT %(limit)s)
+        SELECT {ENTRY_COLUMNS}, best.score FROM best JOIN memory_entries e ON e.id = best.id
+        JOIN memory_scopes s ON s.id = e.scope_id ORDER BY best.score DESC, e.id DESC"""
+    values |= {f"query_{i}": query for i, query in enumerate(queries)}
+    return statement, values | {"scope_id": scope_id}
 
 
-def _search_values(scope_id: int, content: str, entities: Sequence[str]) -> tuple[str, str, str]:
-    return indexed_words(content), indexed_words(" ".join(entities)), _scope_lexeme(scope_id)
+_SEARCH_VECTOR = "setweight(to_tsvector('english', %s), 'A') || setweight(to_tsvector('english', %s), 'B')"
 
 
-def _scope_lexeme(scope_id: int) -> str:
-    # No text can hold this lexeme: words are letters and digits only.
-    return f"@{scope_id}"
+def _search_values(scope_id: int, content: str, entities: Sequence[str]) -> tuple[str, str]:
+    texts = (content, " ".join(entities))
+    words, names = (" ".join(scoped_words(scope_id, indexed_words(text))) for text in texts)
+    return words, names
 
 
 def _write_entities(connection: Connection[Any], scope_id: int, entry_id: int, names: Sequence[str]) -> None:
@@ -339,7 +340,8 @@ def _write_entities(connection: Connection[Any], scope_id: int, entry_id: int, n
 
 def _active(as_of: int | None) -> tuple[str, dict[str, Any]]:
     if as_of is None:
-        return "e.superseded_by IS NULL", {}
+        # Not IS NULL: that would draw the planner to the partial indexes, whose condition it is, off better ones.
+        return "coalesce(e.superseded_by, -1) = -1", {}
     return "e.id <= %(as_of)s AND (e.superseded_by IS NULL OR e.superseded_by > %(as_of)s)", {"as_of": as_of}
 
 

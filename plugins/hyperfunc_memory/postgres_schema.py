@@ -37,7 +37,7 @@ CREATE TABLE memory_entries (
     search tsvector NOT NULL) WITH (fillfactor = 90);
 CREATE UNIQUE INDEX memory_entries_content ON memory_entries (scope_id, content_hash);
 CREATE INDEX memory_entries_recent ON memory_entries (scope_id, created_at DESC, id DESC);
-CREATE INDEX memory_entries_search ON memory_entries USING gin (search);
+CREATE INDEX memory_entries_search ON memory_entries USING gin (search) WITH (fastupdate = off);
 CREATE TABLE memory_entities (
     scope_id bigint NOT NULL, entity text NOT NULL,
     entry_id bigint NOT NULL REFERENCES memory_entries (id) ON DELETE CASCADE,

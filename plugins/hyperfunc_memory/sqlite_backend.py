@@ -1,15 +1,21 @@
 """Memories in SQLite: FTS5 finds them, BM25 scores their text. A file or ``:memory:``.
 
-The scope is a column of the full-text index and part of every search expression, so that the index itself never walks
-another scope's entries; the join checks the scope once more. BM25's document frequencies are those of the whole file.
+The words in the full-text index carry their scope (see :mod:`hyperfunc_memory.text`), and the join checks it once more.
+The text score of an entry is the sum over the query's words of
+
+    ln(1 + (N - n + ½) / (n + ½)) · bm25(entry, word) / mean bm25(word),
+
+N being the entries of the scope and n those with the word. FTS5 would take N from the whole file, and so weigh
+rare and common words of a small scope almost alike; and ask for each word how often the whole file has it.
 Knows nothing of relevance, extraction or event loops.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +24,8 @@ from hyperfunc_memory.entries import MemoryEntry, Scope
 from hyperfunc_memory.errors import MemoryInputError
 from hyperfunc_memory.rows import ENTRY_COLUMNS, entry_from_row
 from hyperfunc_memory.sqlite_connections import SQLiteConnections
-from hyperfunc_memory.sqlite_schema import migrate
-from hyperfunc_memory.text import content_hash, entity_key, indexed_words
+from hyperfunc_memory.sqlite_schema import migrate, search_columns
+from hyperfunc_memory.text import content_hash, entity_key, scoped_words
 
 __all__ = ["SQLiteBackend", "open_sqlite", "sqlite_path"]
 
@@ -79,18 +85,14 @@ class SQLiteBackend:
             scope_id = _known_scope_id(connection, scope)
             if scope_id is None:
                 return []
-            any_word = " OR ".join(f'"{word}"' for word in words)
-            expression = f'scope : "s{scope_id}" AND {{content entities}} : ({any_word})'
-            condition, values = _readable(read)
-            rows = connection.execute(
-                f"SELECT {ENTRY_COLUMNS}, bm25(memory_search, 0.0, 1.0, 0.5) AS score"
-                # CROSS JOIN keeps this order: the full-text index first, then the rows that it found.
-                " FROM memory_search CROSS JOIN memory_entries e ON e.id = memory_search.rowid"
-                " JOIN memory_scopes s ON s.id = e.scope_id"
-                f" WHERE memory_search MATCH ? AND e.scope_id = ? AND {condition} ORDER BY score LIMIT ?",
-                (expression, scope_id, *values, limit),
-            ).fetchall()
-        return [Match(entry_from_row(row), -row[-1]) for row in rows]
+            scores = _text_scores(connection, scope_id, words)
+            found: list[Match] = []
+            for ids in _batches(sorted(scores, key=lambda entry_id: (-scores[entry_id], -entry_id)), limit):
+                found += _matches(connection, scope_id, ids, scores, read)
+                if len(found) >= limit:
+                    break
+        found.sort(key=lambda match: (-match.text_score, -(match.entry.id or 0)))
+        return found[:limit]
 
     def recent(self, scope: Scope, read: ReadFilter, limit: int) -> list[MemoryEntry]:
         condition, values = _readable(read)
@@ -194,6 +196,41 @@ class SQLiteBackend:
         return sum(row[1] for row in rows)
 
 
+def _text_scores(connection: sqlite3.Connection, scope_id: int, words: Sequence[str]) -> dict[int, float]:
+    """Entry id -> text score, of all entries of the scope with any of ``words``, superseded ones included."""
+    (size,) = connection.execute("SELECT count(*) FROM memory_entries WHERE scope_id = ?", (scope_id,)).fetchone()
+    scores: dict[int, float] = {}
+    for word in scoped_words(scope_id, words):
+        hits = connection.execute(
+            "SELECT rowid, bm25(memory_search, 1.0, 0.5) FROM memory_search WHERE memory_search MATCH ?", (f'"{word}"',)
+        ).fetchall()
+        if not hits:
+            continue
+        frequency = math.log(1.0 + max(size - len(hits) + 0.5, 0.5) / (len(hits) + 0.5))
+        weight = frequency * len(hits) / sum(score for _, score in hits)
+        for entry_id, score in hits:
+            scores[entry_id] = scores.get(entry_id, 0.0) + weight * score
+    return scores
+
+
+def _batches(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
+
+
+def _matches(
+    connection: sqlite3.Connection, scope_id: int, ids: Sequence[int], scores: dict[int, float], read: ReadFilter
+) -> list[Match]:
+    """Those of the entries ``ids`` that may be read."""
+    condition, values = _readable(read)
+    rows = connection.execute(
+        f"SELECT {ENTRY_COLUMNS} FROM {_FROM}"
+        f" WHERE e.id IN (SELECT value FROM json_each(?)) AND e.scope_id = ? AND {condition}",
+        (json.dumps(ids), scope_id, *values),
+    )
+    return [Match(entry_from_row(row), scores[row[0]]) for row in rows]
+
+
 def _add_one(connection: sqlite3.Connection, entry: MemoryEntry, now: float) -> int:
     scope_id = _scope_id(connection, entry.scope)
     same = connection.execute(
@@ -243,8 +280,8 @@ def _write_row(connection: sqlite3.Connection, scope_id: int, entry: MemoryEntry
     entry_id = cursor.lastrowid
     assert entry_id is not None
     connection.execute(
-        "INSERT INTO memory_search (rowid, scope, content, entities) VALUES (?, ?, ?, ?)",
-        (entry_id, f"s{scope_id}", indexed_words(entry.content), indexed_words(" ".join(entry.entities))),
+        "INSERT INTO memory_search (rowid, content, entities) VALUES (?, ?, ?)",
+        (entry_id, *search_columns(scope_id, entry.content, entry.entities)),
     )
     _write_entities(connection, scope_id, entry_id, entry.entities)
     return entry_id
@@ -263,7 +300,8 @@ def _merge(connection: sqlite3.Connection, scope_id: int, entry_id: int, entry: 
     )
     if entry.entities:
         connection.execute(
-            "UPDATE memory_search SET entities = ? WHERE rowid = ?", (indexed_words(" ".join(entities)), entry_id)
+            "UPDATE memory_search SET entities = ? WHERE rowid = ?",
+            (search_columns(scope_id, "", entities)[1], entry_id),
         )
         _write_entities(connection, scope_id, entry_id, entry.entities)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hyperfunc_memory.entries import Scope
 from hyperfunc_memory.errors import MemoryInputError, MemorySchemaError
-from hyperfunc_memory.text import content_hash, entity_key, indexed_words
+from hyperfunc_memory.text import content_hash, entity_key, indexed_words, scoped_words
 
-__all__ = ["SCHEMA_VERSION", "migrate", "stored_version"]
+__all__ = ["SCHEMA_VERSION", "migrate", "search_columns", "stored_version"]
 
 SCHEMA_VERSION = 2
 
@@ -43,7 +43,7 @@ _VERSION_1 = (
         PRIMARY KEY (scope_id, entity, entry_id)) WITHOUT ROWID""",
     "CREATE INDEX memory_entities_entry ON memory_entities (entry_id)",
     """CREATE VIRTUAL TABLE memory_search USING fts5 (
-        scope, content, entities, tokenize = 'porter unicode61 remove_diacritics 0')""",
+        content, entities, tokenize = 'porter unicode61 remove_diacritics 0')""",
 )
 
 # Supersession: what was one entry per content becomes one *active* entry per content.
@@ -71,6 +71,13 @@ _COLUMNS_OF_0_3 = {
     "metadata",
     "user_id",
 }
+
+
+def search_columns(scope_id: int, content: str, entities: Sequence[str]) -> tuple[str, str]:
+    """What the full-text index holds of an entry: its words and those of its entities, each with the scope in it."""
+    texts = (content, " ".join(entities))
+    words, names = (" ".join(scoped_words(scope_id, indexed_words(text))) for text in texts)
+    return words, names
 
 
 def stored_version(connection: sqlite3.Connection) -> int:
@@ -139,8 +146,8 @@ def _import_0_3(connection: sqlite3.Connection) -> None:
             [(scope_id, entity_key(name), entry_id) for name in names],
         )
         connection.execute(
-            "INSERT INTO memory_search (rowid, scope, content, entities) VALUES (?, ?, ?, ?)",
-            (entry_id, f"s{scope_id}", indexed_words(content), indexed_words(" ".join(names))),
+            "INSERT INTO memory_search (rowid, content, entities) VALUES (?, ?, ?)",
+            (entry_id, *search_columns(scope_id, content, names)),
         )
     connection.execute("DROP TABLE IF EXISTS memories_fts")
     connection.execute("DROP TABLE memories")
