@@ -39,6 +39,10 @@ class ComponentScope(Protocol):
         """The name under which ``function`` is registered here; registers it on its first call."""
         ...
 
+    def all_components(self) -> Mapping[str, Any]:
+        """Dotted name -> function, of this system and of those nested in it."""
+        ...
+
     def initial_values(self, name: str) -> Mapping[str, Any]:
         """Values for a component that the binding was made without (it was registered during the run)."""
         ...

@@ -24,6 +24,7 @@ class Program:
         run_example: runs one example's inputs under the active binding.
         theta: values of the parameters that a population does not vary.
         defaults: limits of calls that declare none.
+        holders: the systems behind it, outermost first; executors check that no batched tensor was left on them.
         liftable: one example is one call of ``run`` with its inputs as arguments, so that ``run`` may be vmapped.
     """
 
@@ -31,6 +32,7 @@ class Program:
     run_example: Callable[[Inputs], Awaitable[Any]]
     theta: Theta
     defaults: CallDefaults
+    holders: tuple[object, ...] = ()
     liftable: bool = True
 
     async def __call__(self, binding: Binding, inputs: Inputs) -> Any:

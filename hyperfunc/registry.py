@@ -202,8 +202,16 @@ class Registry:
 
     def set_hp_state(self, state: Mapping[str, Tensor]) -> None:
         """Replace tensors, named as in :meth:`hp_state` or by full dotted name; flat tensors are reshaped."""
+        self.set_theta(self.tensor_names(state))
+
+    def tensor_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``state`` by full dotted name, flat tensors reshaped.
+
+        Raises:
+            UnknownParameterError: a name is neither a component's nor a parameter's.
+        """
         tensors = self.theta.tensors
-        changes: dict[str, ThetaValue] = {}
+        changes: dict[str, Tensor] = {}
         for name, value in state.items():
             full = name if name in tensors else f"{name}.hp"
             if full not in tensors:
@@ -212,8 +220,8 @@ class Registry:
             value = torch.as_tensor(value)
             if value.shape != old.shape and value.numel() == old.numel():
                 value = value.reshape(old.shape)
-            changes[full] = value.detach().clone()
-        self.set_theta(changes)
+            changes[full] = value.detach().to(old.dtype).clone()
+        return changes
 
     def set_text(self, component: str, value: JSONValue, name: str = "prompt") -> None:
         self.set_theta({f"{component}.{name}": value})

@@ -108,9 +108,6 @@ class Space:
             if isinstance(d, Choice):
                 low += [0.0] * len(d.options)
                 high += [1.0] * len(d.options)
-            elif isinstance(d, Integer):  # half a step on either side gives both ends as much room as the others
-                low.append(d.low - 0.5)
-                high.append(d.high + 0.5)
             else:
                 low.append(float(d.low))
                 high.append(float(d.high))

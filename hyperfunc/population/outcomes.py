@@ -38,6 +38,17 @@ class LiftedGroup:
         ]
         return pytree.tree_unflatten(leaves, self.structure)
 
+    def outputs(self, member: int) -> list[Any]:
+        """One member's outputs, in the group's order (one bulk ``unbind`` per leaf)."""
+        count = len(self.examples)
+        columns = [
+            leaf[member].unbind() if lifted else [leaf] * count
+            for leaf, lifted in zip(self.leaves, self.lifted, strict=True)
+        ]
+        if len(columns) == 1 and self.structure.is_leaf():
+            return list(columns[0])
+        return [pytree.tree_unflatten(list(row), self.structure) for row in zip(*columns, strict=True)]
+
     @property
     def tensor(self) -> Tensor | None:
         """The stacked output ``[P, E_group, …]`` where the output is a single tensor."""
@@ -69,9 +80,18 @@ class BlockOutcome:
             return self.rows[member]
         outputs: list[Any] = [None] * self.examples
         for group in self.groups:
-            for position, example in enumerate(group.examples):
-                outputs[example] = group.output(member, position)
+            for example, output in zip(group.examples, group.outputs(member), strict=True):
+                outputs[example] = output
         return outputs
+
+    def outputs_of_example(self, member: int, example: int) -> Any:
+        """One output."""
+        if self.rows is not None:
+            return self.rows[member][example]
+        for group in self.groups:
+            if example in group.examples:
+                return group.output(member, group.examples.index(example))
+        raise IndexError(f"example {example} of {self.examples}")
 
     def failed_members(self) -> set[int]:
         return {member for member, _ in self.errors}
