@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -28,6 +29,7 @@ from hyperfunc.errors import HyperfuncError
 __all__ = ["PostgresUnavailableError", "fresh_schema", "postgres_server", "postgres_url_or_skip"]
 
 _START_SECONDS = 60
+_INSTALLED = ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 
 
 class PostgresUnavailableError(HyperfuncError):
@@ -158,10 +160,10 @@ def _binary(name: str) -> str:
     found = shutil.which(name)
     if found is not None:
         return found
-    installed = glob.glob(f"/usr/lib/postgresql/*/bin/{name}")
+    installed = [path for folder in _INSTALLED for path in glob.glob(f"{folder}/{name}")]
     if not installed:
-        raise PostgresUnavailableError(f"no {name} on PATH or in /usr/lib/postgresql")
-    return max(installed, key=lambda path: int(path.split("/")[4]))
+        raise PostgresUnavailableError(f"no {name} on PATH or in {', '.join(_INSTALLED)}")
+    return max(installed, key=lambda path: int(re.sub(r"\D", "", path) or 0))
 
 
 def _run(command: list[str], as_root: bool) -> None:

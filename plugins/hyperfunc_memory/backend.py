@@ -1,4 +1,4 @@
-"""What a memory backend must do: the protocol, the values that cross it, and the choice of one by URL scheme.
+"""What a memory backend must do: the protocol and the values that cross it.
 
 A backend stores and finds; it knows nothing of relevance, extraction or event loops. Methods are synchronous and may be
 called from any thread at once. Errors are :class:`MemoryStoreError`.
@@ -6,14 +6,13 @@ called from any thread at once. Errors are :class:`MemoryStoreError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from hyperfunc.errors import ConfigurationError
 from hyperfunc_memory.entries import MemoryEntry, MemoryType, Scope
 
-__all__ = ["BackendFactory", "Match", "MemoryBackend", "ReadFilter", "ScopeSelector", "backend_name", "open_backend"]
+__all__ = ["BackendFactory", "Match", "MemoryBackend", "ReadFilter", "ScopeSelector"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,26 +150,3 @@ class MemoryBackend(Protocol):
 
 BackendFactory = Callable[[str], MemoryBackend]
 """Opens the backend for a URL of its scheme."""
-
-
-def backend_name(url: str) -> str:
-    """The scheme of ``url``; ``"sqlite"`` for ``":memory:"`` and for a path."""
-    scheme, separator, _ = url.partition("://")
-    return scheme.casefold() if separator else "sqlite"
-
-
-def open_backend(url: str, factories: Mapping[str, BackendFactory]) -> MemoryBackend:
-    """The backend that ``url`` names.
-
-    Raises:
-        ConfigurationError: ``url`` is no text, or no backend has its scheme.
-    """
-    if not isinstance(url, str) or not url.strip():
-        raise ConfigurationError(f"db_url must be ':memory:', a file path or a URL, got {url!r}")
-    name = backend_name(url)
-    if name not in factories:
-        known = ", ".join(sorted(factories))
-        raise ConfigurationError(
-            f"no memory backend for the scheme {name!r}; known: {known}. Install the plugin that registers it"
-        )
-    return factories[name](url)

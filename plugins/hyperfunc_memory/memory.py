@@ -17,11 +17,11 @@ from dataclasses import replace
 from typing import Any
 
 from hyperfunc.errors import ConfigurationError
-from hyperfunc_memory.backend import BackendFactory, MemoryBackend, ReadFilter, ScopeSelector, open_backend
+from hyperfunc_memory.backend import BackendFactory, MemoryBackend, ReadFilter, ScopeSelector
 from hyperfunc_memory.entries import MemoryEntry, MemoryType, Scope, checked_entry
 from hyperfunc_memory.errors import MemoryInputError
 from hyperfunc_memory.extraction import Extractor, extract
-from hyperfunc_memory.factories import builtin_factories, extractor_for
+from hyperfunc_memory.factories import extractor_for, open_backend
 from hyperfunc_memory.offload import Offload
 from hyperfunc_memory.relevance import RetrievalWeights, ranked
 from hyperfunc_memory.snapshot import SnapshotBackend
@@ -48,7 +48,7 @@ class Memory:
         retrieval_limit: results of a read that names no ``limit``.
         extractor: what :meth:`store_turn` takes memories from a turn with; overrides ``extraction_model``.
         weights: of relevance; :meth:`retrieve` can be given others.
-        backends: scheme -> factory; adds to the built-in ones.
+        backends: scheme -> factory; before those of plugins and the built-in ones.
         clock: seconds since the epoch.
 
     Raises:
@@ -77,7 +77,7 @@ class Memory:
         self.weights = weights if weights is not None else RetrievalWeights()
         self._extractor = extractor if extractor is not None else extractor_for(extraction_model)
         self._clock = clock
-        self._backend = open_backend(db_url, {**builtin_factories(), **(backends or {})})
+        self._backend = open_backend(db_url, backends)
         self._offload = Offload()
         self._owns_offload = True
 

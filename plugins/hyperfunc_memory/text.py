@@ -47,7 +47,8 @@ def _folded(text: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return [word[:_MAX_WORD_CHARACTERS] for word in _WORD.findall(_folded(text))]
+    # Folding can make a text 18 times as long, so it is cut once more.
+    return [word[:_MAX_WORD_CHARACTERS] for word in _WORD.findall(_folded(text)[:_MAX_INDEXED_CHARACTERS])]
 
 
 def indexed_words(text: str) -> list[str]:
