@@ -21,6 +21,7 @@ def hyperfunc_register_strategies(register: Register) -> None:
     register("snes", f"{evolution}.snes:SNES")
     register("sep-cma-es", f"{evolution}.sep_cma_es:SepCMAES")
     register("cma-es", f"{evolution}.cma_es:CMAES")
+    register("ipop-cma-es", f"{evolution}.ipop_cma_es:IPOPCMAES")
 
 
 @hookimpl

@@ -122,7 +122,9 @@ class GatheredCall:
         binding = self.run.binding
         known: Mapping[str, Any] | None = binding.prepared.get(component.name)
         scope: ComponentScope = self.group.queue.scope
-        return known if known is not None else prepare_injected(component.function, component.name, Frame(binding, scope))
+        return (
+            known if known is not None else prepare_injected(component.function, component.name, Frame(binding, scope))
+        )
 
     def body(self) -> Any:
         """What the bare function gives for this call: a value, or an awaitable of it."""

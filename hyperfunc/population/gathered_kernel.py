@@ -56,9 +56,7 @@ class ComponentParameters:
     @property
     def copied_elements(self) -> int:
         """Numbers that one row's gathered parameters take."""
-        return sum(
-            sum(part.shape[1:].numel() for part in parts) for parts in member_leaves(self.members)[0].values()
-        )
+        return sum(sum(part.shape[1:].numel() for part in parts) for parts in member_leaves(self.members)[0].values())
 
     @property
     def elements(self) -> int:
@@ -169,7 +167,9 @@ class GatheredKernel:
         self._is_tensor: list[bool] = []
         self._structure: pytree.TreeSpec | None = None
 
-    def __call__(self, slots: Sequence[int], members: Sequence[int], arguments: Sequence[Sequence[Tensor]]) -> list[Any]:
+    def __call__(
+        self, slots: Sequence[int], members: Sequence[int], arguments: Sequence[Sequence[Tensor]]
+    ) -> list[Any]:
         """One result per call.
 
         Args:
@@ -222,9 +222,7 @@ class GatheredKernel:
         position = 0
         for name, count in self._names:
             label = f"{self._parameters.component}.{name}"
-            values[name] = as_member(
-                self._parameters.members[name], tuple(leaves[position : position + count]), label
-            )
+            values[name] = as_member(self._parameters.members[name], tuple(leaves[position : position + count]), label)
             position += count
         if function.hp_type is not None:
             values["hp"] = function.hp_type.from_tensor(values["hp"])
