@@ -16,6 +16,7 @@ from hyperfunc_memory import Memory, MemoryEntry, MemoryStoreError
 _WRITER = """
 import sys
 from hyperfunc_memory import Memory, MemoryEntry
+assert "torch" not in sys.modules, "opening a memory must stay light"
 url, worker, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 memory = Memory(url)
 for number in range(count):

@@ -36,7 +36,7 @@ def test_words(text: str, words: list[str]) -> None:
 def test_queries_are_bounded() -> None:
     assert query_words("tea " * 1_000_000) == ["tea"]
     assert len(query_words(" ".join(f"w{i}" for i in range(10_000)))) == 24
-    assert len(indexed_words("ab " * 1_000_000)) == 33_334
+    assert len(indexed_words("ab " * 1_000_000)) == 33_333
 
 
 def test_a_scope_in_front_does_not_change_how_english_is_stemmed() -> None:
