@@ -1,7 +1,7 @@
 """How a linear of the model is changed without touching its weight: ``adapter.apply(x, weight, bias) -> y``.
 
-Every linear of the model goes through this one seam. Here are the two changes that evolution needs: a population of factored
-perturbations over one shared weight, and a population of dense weights. Others (LoRA, DoRA, …) implement
+Every linear of the model goes through this one seam. Here are the two changes that evolution needs: a population of
+factored perturbations over one shared weight, and a population of dense weights. Others (LoRA, DoRA, …) implement
 :class:`Adapter` in the same way. Knows nothing of models.
 """
 

@@ -15,7 +15,7 @@ from torch import Tensor
 __all__ = ["Attention", "attention_mask", "eager_attention", "fused_attention"]
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""(queries [N, H, T, d], keys [N, K, S, d], values [N, K, S, d], visible [N or 1, 1, T, S] bool or None) -> [N, H, T, d]."""
+"""(queries [N, H, T, d], keys and values [N, K, S, d], visible bool [N or 1, 1, T, S] or None) -> [N, H, T, d]."""
 
 
 def attention_mask(

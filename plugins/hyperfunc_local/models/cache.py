@@ -1,7 +1,7 @@
 """The key/value cache of one generation, for every row of ``members x prompts``.
 
-Rows are aligned at the right: all of them write the next token into the same column, and each row remembers where its own
-text begins (``padding``). A row can therefore be emptied and refilled while the others go on. Knows nothing of tokens.
+Rows are aligned at the right: all of them write the next token into the same column, and each row remembers where its
+own text begins (``padding``). A row can therefore be emptied and refilled while the others go on. Knows nothing of tokens.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class KeyValueCache:
             self._shift(-unused)
 
     def _shift(self, columns: int) -> None:
-        """Move all text ``columns`` to the right (left, if negative). Attention is relative, so that nothing else changes."""
+        """Move all text ``columns`` to the right (left, if negative); ``padding`` moves along, so that positions stay."""
         old, new = self.length, self.length + columns
         for stores in (self._keys, self._values):
             for layer, store in enumerate(stores):

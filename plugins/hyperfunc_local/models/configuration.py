@@ -32,12 +32,14 @@ class RopeConfig:
         theta: base of the frequencies.
         original_length: positions seen in pretraining, before any stretching.
         settings: the remaining numbers of the kind (``factor``, ``beta_fast``, …) under their ``config.json`` names.
+        divisors: one for each frequency; GGUF files of Llama 3 carry the stretching in this form.
     """
 
     kind: str = "default"
     theta: float = 10_000.0
     original_length: int = 2048
     settings: Mapping[str, Any] = field(default_factory=dict)
+    divisors: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +82,10 @@ class LlamaConfig:
                 raise FileFormatError(f"model configuration: {name} must be at least 1, got {getattr(self, name)}")
         if self.heads % self.key_value_heads:
             raise FileFormatError(
-                f"model configuration: {self.heads} query heads cannot share {self.key_value_heads} key/value heads evenly"
+                f"model configuration: {self.heads} query heads cannot share {self.key_value_heads} key/value heads"
             )
         if self.head_size % 2:
-            raise FileFormatError(
-                f"model configuration: head_dim must be even for rotary embedding, got {self.head_size}"
-            )
+            raise FileFormatError(f"model configuration: head_dim must be even, got {self.head_size}")
         if not self.windows:
             object.__setattr__(self, "windows", (None,) * self.layers)
         if len(self.windows) != self.layers:
@@ -173,8 +173,8 @@ def _family(data: Mapping[str, Any]) -> str:
         families = {str(data["model_type"])}
     if len(families) != 1:
         raise UnsupportedArchitectureError(
-            f"architectures {names or data.get('model_type')!r}: expected one of {', '.join(FAMILIES)}; other causal models "
-            "load through hyperfunc_local.models.fallback"
+            f"architectures {names or data.get('model_type')!r}: expected one of {', '.join(FAMILIES)}; other causal "
+            "models load through hyperfunc_local.models.fallback"
         )
     return families.pop()
 

@@ -1,7 +1,7 @@
 """The Llama family as a function: Llama 2 and 3, Mistral, Qwen2 and Qwen3, in plain torch.
 
-``ids`` carry an explicit population axis, ``[P, B, T]``: all members' rows share one product per weight, and what differs
-between members is added by adapters. With ``P = 1`` the same function goes through ``torch.vmap`` (pass
+``ids`` carry an explicit population axis, ``[P, B, T]``: all members' rows share one product per weight, and what
+differs between members is added by adapters. With ``P = 1`` the same function goes through ``torch.vmap`` (pass
 ``attention=eager_attention``). Nothing here branches on values, holds state or writes into weights.
 
 Axes: ``P`` members, ``B`` prompts, ``T`` new tokens, ``N = P·B`` rows, ``R = B·T`` rows of one member, ``d`` features.
@@ -35,7 +35,7 @@ def forward(
     attention: Attention = fused_attention,
     logits: Literal["all", "last"] = "all",
 ) -> Tensor:
-    """Logits of the next token after each position, ``[P, B, T, vocabulary]`` (``[P, B, 1, vocabulary]`` for ``"last"``).
+    """Logits of the next token after each position: ``[P, B, T, vocabulary]``, or of the last only ``[P, B, 1, …]``.
 
     Args:
         padding: only without a cache, or for a cache's first tokens; later the cache remembers it.

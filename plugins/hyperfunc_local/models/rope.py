@@ -31,6 +31,8 @@ def frequencies(rope: RopeConfig, head_size: int, length: int) -> tuple[Tensor, 
         growth = factor * length / rope.original_length - (factor - 1)
         theta = theta * growth ** (head_size / (head_size - 2))
     inverse = 1.0 / theta ** (torch.arange(0, head_size, 2, dtype=torch.int64).float() / head_size)
+    if rope.divisors is not None:
+        return inverse / torch.tensor(rope.divisors), 1.0
     if rope.kind == "linear":
         return inverse / float(rope.settings["factor"]), 1.0
     if rope.kind == "llama3":
@@ -86,7 +88,7 @@ def tables(
     scale: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin of every position, ``[..., T, 1, head_size / 2]``; worked out in float32, then rounded to ``dtype``."""
+    """cos and sin of every position, ``[..., T, 1, head_size / 2]``: worked out in float32, rounded to ``dtype``."""
     angle = (positions.unsqueeze(-1).float() * inverse).unsqueeze(-2)
     return (angle.cos() * scale).to(dtype), (angle.sin() * scale).to(dtype)
 

@@ -25,7 +25,7 @@ class BoundWeights:
     Args:
         shared: name -> tensor, under Hugging Face state-dict names.
         members: the block's own values for some of them; ``None`` means one unperturbed member.
-        adapters: adapters by the *weight* name of their linear (``model.layers.0.self_attn.q_proj.weight``), in place of
+        adapters: adapters by the *weight* name of their linear (``model.layers.0.mlp.up_proj.weight``), in place of
             member values for that weight.
         size: number of members; worked out from ``members`` where those are given.
 
