@@ -39,7 +39,7 @@ class StoredCall:
     key: str
     kind: str
     result: Any
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     created_at: float = field(default_factory=time.time)
 
 

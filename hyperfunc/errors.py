@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import ClassVar
 
 __all__ = [
     "BindingError",
@@ -62,7 +63,13 @@ __all__ = [
 
 
 class HyperfuncError(Exception):
-    """Base of every error that hyperfunc raises on purpose."""
+    """Base of every error that hyperfunc raises on purpose.
+
+    ``retryable`` says whether the same call may succeed when repeated; ``retries=`` repeats only such errors of ours
+    (and any error that is not ours).
+    """
+
+    retryable: ClassVar[bool] = False
 
 
 class ConfigurationError(HyperfuncError):
@@ -132,6 +139,8 @@ class CallLimitError(ExecutionError):
 
 class CallTimeoutError(ExecutionError, TimeoutError):
     """A call did not end within its ``timeout_s``."""
+
+    retryable = True
 
 
 class InputMutatedError(ExecutionError):

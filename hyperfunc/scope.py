@@ -88,7 +88,8 @@ class RunScope:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-_scope: ContextVar[RunScope] = ContextVar("hyperfunc_scope", default=RunScope())
+_NOWHERE = RunScope()
+_scope: ContextVar[RunScope] = ContextVar("hyperfunc_scope", default=_NOWHERE)
 
 
 def current_scope() -> RunScope:

@@ -81,7 +81,9 @@ class Theta(Mapping[str, ThetaValue]):
 
     def __repr__(self) -> str:
         parts = [
-            f"{name}: {str(v.dtype).removeprefix('torch.')}{list(v.shape)}" if isinstance(v, Tensor) else f"{name}: {v!r:.40}"
+            f"{name}: {str(v.dtype).removeprefix('torch.')}{list(v.shape)}"
+            if isinstance(v, Tensor)
+            else f"{name}: {v!r:.40}"
             for name, v in self._values.items()
         ]
         return f"Theta({', '.join(parts)})"
@@ -153,7 +155,9 @@ class Theta(Mapping[str, ThetaValue]):
                 raise ParameterTypeError(
                     f"parameter {name!r}: expected dtype {old.dtype}, got {value.dtype}; convert with .to({old.dtype})"
                 )
-        elif type(old) is not type(value) and not (old is None or isinstance(old, (int, float)) and isinstance(value, (int, float))):
+        elif type(old) is not type(value) and not (
+            old is None or (isinstance(old, (int, float)) and isinstance(value, (int, float)))
+        ):
             raise ParameterTypeError(
-                f"parameter {name!r}: expected {type(old).__name__}, got {type(value).__name__} (JSON values keep their type)"
+                f"parameter {name!r}: expected {type(old).__name__}, got {type(value).__name__} (JSON types are kept)"
             )

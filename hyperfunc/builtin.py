@@ -1,0 +1,50 @@
+"""What core itself registers, through the same hooks as everybody else. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from hyperfunc.hookspecs import Register, hookimpl
+
+__all__: list[str] = []
+
+
+@hookimpl
+def hyperfunc_register_agent_types(register: Register) -> None:
+    register("flow", "hyperfunc.agents:Flow")
+
+
+@hookimpl
+def hyperfunc_register_strategies(register: Register) -> None:
+    evolution = "hyperfunc.evolution"
+    register("eggroll", f"{evolution}.eggroll:Eggroll")
+    register("openai-es", f"{evolution}.openai_es:OpenAIES")
+    register("pgpe", f"{evolution}.pgpe:PGPE")
+    register("snes", f"{evolution}.snes:SNES")
+    register("sep-cma-es", f"{evolution}.sep_cma_es:SepCMAES")
+    register("cma-es", f"{evolution}.cma_es:CMAES")
+
+
+@hookimpl
+def hyperfunc_register_scorers(register: Register) -> None:
+    for name, attribute in {
+        "exact-match": "ExactMatch",
+        "numeric-distance": "NumericDistance",
+        "classification-accuracy": "ClassificationAccuracy",
+        "contains-match": "ContainsMatch",
+        "regex-match": "RegexMatch",
+        "composite": "CompositeScorer",
+        "mean-squared-error": "MeanSquaredError",
+        "cross-entropy": "CrossEntropy",
+        "accuracy": "Accuracy",
+    }.items():
+        register(name, f"hyperfunc.evaluation.scorers:{attribute}")
+
+
+@hookimpl
+def hyperfunc_register_engines(register: Register) -> None:
+    register("local", "hyperfunc.population.engine:LocalEngine")
+
+
+@hookimpl
+def hyperfunc_register_cli_commands(register: Register) -> None:
+    register("plugins", "hyperfunc.cli.plugins:app")
+    register("demo", "hyperfunc.cli.demo:app")

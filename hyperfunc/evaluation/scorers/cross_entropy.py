@@ -1,0 +1,75 @@
+"""Cross-entropy of logits against classes or class probabilities, negated so that higher is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hyperfunc.errors import EvaluationError
+from hyperfunc.evaluation.scorers._tensor_loss import TensorFunctionScorer
+from hyperfunc.evaluation.tensors import mean_over_features, require_same_features, wide
+
+__all__ = ["CrossEntropy"]
+
+
+@dataclass(frozen=True)
+class CrossEntropy(TensorFunctionScorer):
+    """``log softmax(output)[expected class]``: 0 for a certain and right output, unbounded below.
+
+    Outputs are logits with the classes on the last axis. What is expected is either a class number (integers) or a
+    probability for each class (floating). Sequences (``[*batch, examples, positions, classes]``) score the mean over
+    positions.
+
+    Args:
+        label_smoothing: weight in [0, 1] of the uniform distribution over classes.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.label_smoothing <= 1.0:
+            raise EvaluationError(f"label_smoothing must lie in [0, 1], got {self.label_smoothing}")
+
+    def score_tensor(
+        self,
+        outputs: Tensor,  # [*batch, examples, *positions, classes]
+        expected: Tensor,  # [examples, *positions] integers, or [examples, *positions, classes] probabilities
+    ) -> Tensor:  # [*batch, examples]
+        """Log-likelihood per example.
+
+        Raises:
+            EvaluationError: shapes that do not belong together, fewer than 2 classes, or a class out of range.
+        """
+        logits = wide(outputs)
+        if logits.ndim < 2 or logits.shape[-1] < 2:
+            raise EvaluationError(
+                "CrossEntropy needs logits [*batch, examples, classes] of at least 2 classes, "
+                f"got {list(outputs.shape)}"
+            )
+        log_probabilities = functional.log_softmax(logits, dim=-1)
+        if expected.is_floating_point():
+            require_same_features(self, outputs, expected)
+            likelihood = (log_probabilities * expected.to(logits.dtype)).sum(-1)
+            per_position = expected[..., 0]
+        else:
+            require_same_features(self, outputs[..., 0], expected)
+            classes = logits.shape[-1]
+            if expected.min() < 0 or expected.max() >= classes:
+                raise EvaluationError(
+                    f"expected classes must lie in 0..{classes - 1} (outputs have {classes} logits), "
+                    f"got {int(expected.min())}..{int(expected.max())}"
+                )
+            chosen = expected.long().expand(logits.shape[:-1]).unsqueeze(-1)
+            likelihood = log_probabilities.gather(-1, chosen).squeeze(-1)
+            per_position = expected
+        if self.label_smoothing:
+            likelihood = torch.lerp(likelihood, log_probabilities.mean(-1), self.label_smoothing)
+        return mean_over_features(likelihood, per_position)
+
+    def feedback(self, score: float, output: Any, expected: Any) -> str:
+        """The log-likelihood in words."""
+        return "" if score == 0 else f"expected class {expected}; its log-likelihood is {score:.6g}"

@@ -1,0 +1,160 @@
+"""What an optimization did, generation by generation, and what it ended with. Knows nothing of how."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hyperfunc.errors import MissingDependencyError
+from hyperfunc.parameters.theta import Theta
+from hyperfunc.usage import Usage
+
+__all__ = ["Generation", "History", "OptimizeResult"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generation in numbers.
+
+    Attributes:
+        index: 0 for the first.
+        best, mean, worst: fitness over the members that have one; NaN if none has.
+        center: fitness of the centre on the selection data, where it was evaluated, else NaN.
+        sigma: step size in latent units.
+        dropped: members without fitness (a run or the metric raised), twins not counted.
+        evaluations: (member, example) runs so far.
+        seconds: wall-clock time since the run began.
+    """
+
+    index: int
+    best: float
+    mean: float
+    worst: float
+    center: float
+    sigma: float
+    dropped: int
+    evaluations: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class History:
+    """The generations of a run, in order."""
+
+    def __init__(self, generations: list[Generation] | None = None) -> None:
+        self.generations = generations if generations is not None else []
+
+    def __len__(self) -> int:
+        return len(self.generations)
+
+    def __iter__(self) -> Iterator[Generation]:
+        return iter(self.generations)
+
+    def __getitem__(self, index: int) -> Generation:
+        return self.generations[index]
+
+    def column(self, name: str) -> list[float]:
+        """One attribute of every generation."""
+        return [float(getattr(g, name)) for g in self.generations]
+
+    def to_csv(self) -> str:
+        """All generations as CSV, with a header."""
+        out = io.StringIO()
+        writer = csv.DictWriter(out, [f.name for f in fields(Generation)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(g.to_dict() for g in self.generations)
+        return out.getvalue()
+
+    def plot(self, path: str | Path | None = None, *, title: str = "fitness", ylabel: str = "fitness") -> Any:
+        """Fitness (best, mean, centre) and σ over generations, as a matplotlib figure.
+
+        Args:
+            path: also save it there (PNG, SVG, PDF by suffix).
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise MissingDependencyError("matplotlib", "plot") from error
+        figure = Figure(figsize=(7.0, 4.0), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        steps = self.column("index")
+        axes.fill_between(steps, self.column("worst"), self.column("best"), alpha=0.15, linewidth=0, label="population")
+        axes.plot(steps, self.column("mean"), linewidth=1.2, label="population mean")
+        center = [(s, c) for s, c in zip(steps, self.column("center"), strict=True) if not math.isnan(c)]
+        if center:
+            axes.plot(*zip(*center, strict=True), linewidth=1.8, label="centre (selection data)")
+        axes.set(xlabel="generation", ylabel=ylabel, title=title)
+        sigma_axes = axes.twinx()
+        sigma_axes.plot(steps, self.column("sigma"), linestyle=":", color="grey", linewidth=1.0, label="σ")
+        sigma_axes.set_ylabel("σ")
+        lines = [*axes.get_legend_handles_labels()[0], *sigma_axes.get_legend_handles_labels()[0]]
+        names = [*axes.get_legend_handles_labels()[1], *sigma_axes.get_legend_handles_labels()[1]]
+        axes.legend(lines, names, loc="lower right", frameon=False)
+        if path is not None:
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(target)
+        return figure
+
+
+@dataclass(frozen=True)
+class OptimizeResult:
+    """How an optimization ended.
+
+    Attributes:
+        theta: the θ that was adopted.
+        best_fitness: its fitness on the selection data (validation, else training); NaN if never evaluated.
+        initial_fitness: the fitness of the θ that the run began with, on the same data.
+        history: every generation.
+        finish_reason: ``"completed"``, ``"target"``, ``"patience"``, ``"callback"``, ``"budget:<limit>"``,
+            ``"nothing to optimize"``, ``"all members failed"``.
+        execution: ``"lifted"``, ``"gathered"`` or ``"sequential"``, and in ``reason`` why.
+        notes: what else was noticed: operations that materialised a weight, components that appeared too late, …
+        errors: examples of what runs raised, at most ten.
+        dropped: members dropped over all generations.
+        evaluations: (member, example) runs.
+        seconds: wall-clock time.
+        usage: tokens and money.
+        block_size: members per block, part of what makes the run reproducible.
+    """
+
+    theta: Theta
+    best_fitness: float
+    initial_fitness: float
+    history: History
+    finish_reason: str
+    execution: str = ""
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    errors: tuple[Exception, ...] = ()
+    dropped: int = 0
+    evaluations: int = 0
+    seconds: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+    block_size: int = 0
+
+    @property
+    def improved(self) -> bool:
+        """Whether the adopted θ beats the initial one on the selection data."""
+        return self.best_fitness > self.initial_fitness
+
+    @property
+    def runs_per_second(self) -> float:
+        return self.evaluations / self.seconds if self.seconds > 0 else math.nan
+
+    def __str__(self) -> str:
+        return (
+            f"{self.finish_reason}: fitness {self.initial_fitness:.4g} -> {self.best_fitness:.4g} in "
+            f"{len(self.history)} generations, {self.evaluations} runs, {self.seconds:.1f} s "
+            f"({self.execution or 'not run'}: {self.reason or '-'})"
+        )

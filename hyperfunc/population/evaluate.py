@@ -1,0 +1,280 @@
+"""Running a population: lifted where that is proven right, gathered elsewhere, and the reason either way.
+
+Knows programs, members and examples; nothing of strategies, scores or θ's meaning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from hyperfunc.errors import InputMutatedError, LiftError
+from hyperfunc.population.gathered import run_gathered
+from hyperfunc.population.inputs import InputGroup, contains_numbers, group_inputs
+from hyperfunc.population.lifted import LiftRefusedError, run_lifted
+from hyperfunc.population.members import MemberBlock
+from hyperfunc.population.outcomes import BlockOutcome
+from hyperfunc.population.proof import all_equal, first_difference, reference_run
+from hyperfunc.population.sequential import run_sequential
+from hyperfunc.population.workers import BlockWorkers
+from hyperfunc.program import Program
+from hyperfunc.settings import Settings
+
+__all__ = ["ExampleBatch", "PopulationRunner"]
+
+R = TypeVar("R")
+AskBlock = Callable[[int], MemberBlock]
+
+_SPOT_CHECK_EVERY = 16  # lifted generations between two checks of one more (member, example) pair
+_MOST_CONSTANT_GROUPS = 64  # kernels per block above which gathering is the better way
+
+
+@dataclass
+class ExampleBatch:
+    """Inputs of some examples, stacked at their first lifted run and kept for the next generation."""
+
+    inputs: Sequence[Mapping[str, Any]]
+    _groups: dict[bool, list[InputGroup]] = field(default_factory=dict)
+
+    def groups(self, lift_numbers: bool) -> list[InputGroup]:
+        if lift_numbers not in self._groups:
+            self._groups[lift_numbers] = group_inputs(self.inputs, lift_numbers=lift_numbers)
+        return self._groups[lift_numbers]
+
+
+class PopulationRunner:
+    """Runs blocks of members of one program, and decides once how.
+
+    Args:
+        program: what to run.
+        settings: resolved settings; ``execution`` may force a way.
+
+    Attributes:
+        execution: the way taken: ``"lifted"``, ``"gathered"``, ``"sequential"``; ``""`` before the first run.
+        reason: why.
+        notes: what else was noticed (an output that is the same for every member, …).
+    """
+
+    def __init__(self, program: Program, settings: Settings) -> None:
+        self.program = program
+        self.settings = settings
+        self.execution = ""
+        self.reason = ""
+        self.notes: list[str] = []
+        self._lift_numbers = True
+        self._lifted_runs = 0
+        self._workers = BlockWorkers(settings.workers or 1)
+        if settings.execution in ("gathered", "sequential"):
+            self._decide(settings.execution, "asked for by execution=")
+
+    def close(self) -> None:
+        self._workers.close()
+
+    def __enter__(self) -> PopulationRunner:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    async def run(
+        self, ask: AskBlock, blocks: Sequence[int], batch: ExampleBatch, reduce: Callable[[int, BlockOutcome], R]
+    ) -> list[R]:
+        """``reduce(block, outcome)`` for every block, in block order.
+
+        Args:
+            ask: gives the members of a block; called once per block, in a worker thread where lifted.
+            blocks: block numbers.
+            batch: the examples, the same for every member.
+            reduce: turns a block's outputs into what is kept of them; called in a worker thread where lifted.
+
+        Raises:
+            LiftError: ``execution="lifted"`` was asked for and refused.
+            InputMutatedError: the program wrote into its inputs.
+        """
+        if not self.execution:
+            return await self._first_run(ask, blocks, batch, reduce)
+        if self.execution == "lifted":
+            try:
+                results = await self._run_lifted(ask, blocks, batch, reduce)
+                if self._lifted_runs % _SPOT_CHECK_EVERY == 0:
+                    await self._spot_check(ask, blocks, batch)
+                return results
+            except LiftRefusedError as refusal:
+                self._fall_back(str(refusal))
+        return await self._run_on_loop(ask, blocks, batch, reduce)
+
+    # --- deciding ------------------------------------------------------------------------------------------------
+
+    def _decide(self, execution: str, reason: str) -> None:
+        self.execution = execution
+        self.reason = reason
+
+    def _fall_back(self, reason: str) -> None:
+        if self.settings.execution == "lifted":
+            raise LiftError(
+                f'execution="lifted" was asked for, but {reason}. Use execution="auto" to run it gathered, '
+                "or change the program"
+            )
+        self._decide("gathered", reason)
+
+    async def _first_run(
+        self, ask: AskBlock, blocks: Sequence[int], batch: ExampleBatch, reduce: Callable[[int, BlockOutcome], R]
+    ) -> list[R]:
+        first = ask(blocks[0])
+        if not first and self.settings.execution != "lifted":
+            # One θ on many examples: the proof would cost as much as the runs. Undecided for later populations.
+            return await self._run_on_loop(ask, blocks, batch, reduce)
+        try:
+            results = await self._prove(first, ask, blocks, batch, reduce)
+        except LiftRefusedError as refusal:
+            self._fall_back(str(refusal))
+            return await self._run_on_loop(ask, blocks, batch, reduce)
+        self._decide("lifted", "proven: one member on all examples and all members on one example agree")
+        return results
+
+    async def _prove(
+        self,
+        first: MemberBlock,
+        ask: AskBlock,
+        blocks: Sequence[int],
+        batch: ExampleBatch,
+        reduce: Callable[[int, BlockOutcome], R],
+    ) -> list[R]:
+        program = self.program
+        if not program.liftable:
+            raise LiftRefusedError("one example of this agent type is more than one call of run()")
+        for component, function in program.scope.all_components().items():
+            if function.performs_io or function.batched:
+                raise LiftRefusedError(f"{component} performs I/O, has limits or texts, or takes whole batches")
+        alone = await self._reference(first, 0, batch.inputs[0])
+        if alone.suspended:
+            raise LiftRefusedError(f"{alone.suspended[0]} waited for something outside the program")
+        attempts = [True, False] if contains_numbers(batch.inputs) else [True]
+        for attempt, lift_numbers in enumerate(attempts):
+            self._lift_numbers = lift_numbers
+            last = attempt == len(attempts) - 1
+            try:
+                groups = batch.groups(lift_numbers)
+                if len(groups) > _MOST_CONSTANT_GROUPS:
+                    raise LiftRefusedError(
+                        f"the examples fall into {len(groups)} groups of different shapes or constants"
+                    )
+                kept: dict[int, BlockOutcome] = {}
+
+                def keep(index: int, outcome: BlockOutcome, kept: dict[int, BlockOutcome] = kept) -> R:
+                    kept[index] = outcome
+                    return reduce(index, outcome)
+
+                results = await self._run_lifted(ask, blocks, batch, keep)
+                await self._check_row_and_column(first, ask, blocks, batch, kept, alone.output)
+                return results
+            except LiftRefusedError:
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _reference(self, block: MemberBlock, member: int, inputs: Mapping[str, Any]) -> Any:
+        """A reference run. What the program itself raises there is not a reason to stop: gathered execution will
+        charge it to that member and example."""
+        try:
+            return await reference_run(self.program, block, member, inputs)
+        except InputMutatedError:
+            raise
+        except Exception as error:
+            raise LiftRefusedError(f"a run raised {type(error).__name__}: {error}") from error
+
+    async def _check_row_and_column(
+        self,
+        first: MemberBlock,
+        ask: AskBlock,
+        blocks: Sequence[int],
+        batch: ExampleBatch,
+        kept: Mapping[int, BlockOutcome],
+        first_output: Any,
+    ) -> None:
+        row = kept[blocks[0]].outputs_of(0)
+        pairs = [(row[0], first_output)]
+        for example in range(1, len(batch.inputs)):
+            alone = await self._reference(first, 0, batch.inputs[example])
+            pairs.append((row[example], alone.output))
+        column = [row[0]]
+        for index in blocks:
+            block = first if index == blocks[0] else ask(index)
+            outcome = kept[index]
+            for member in range(1 if index == blocks[0] else 0, outcome.members):
+                lifted = outcome.outputs_of_example(member, 0)
+                alone = await self._reference(block, member, batch.inputs[0])
+                pairs.append((lifted, alone.output))
+                column.append(lifted)
+        found = first_difference(pairs)
+        if found is not None:
+            position, why = found
+            where = (
+                f"example {position}" if position < len(batch.inputs) else f"member {position - len(batch.inputs) + 1}"
+            )
+            raise LiftRefusedError(f"lifted and single runs disagree at {where}: {why}")
+        if all_equal(column):
+            self.notes.append("the output on the first example is the same for every member: is it perturbed at all?")
+
+    async def _spot_check(self, ask: AskBlock, blocks: Sequence[int], batch: ExampleBatch) -> None:
+        """θ moves, and a program that was right at first may meet its other branch: one more pair now and then."""
+        choose = random.Random(self._lifted_runs)
+        index = choose.choice(list(blocks))
+        block = ask(index)
+        size = next(iter(block.values())).size if block else 1
+        member, example = choose.randrange(size), choose.randrange(len(batch.inputs))
+        alone = await self._reference(block, member, batch.inputs[example])
+        one = ExampleBatch([batch.inputs[example]])
+        lifted = await self._run_lifted(ask, [index], one, lambda _, outcome: outcome.outputs_of_example(member, 0))
+        found = first_difference([(lifted[0], alone.output)])
+        if found is not None:
+            raise LiftRefusedError(
+                f"lifted and single runs came to disagree (generation {self._lifted_runs}): {found[1]}"
+            )
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    async def _run_lifted(
+        self, ask: AskBlock, blocks: Sequence[int], batch: ExampleBatch, reduce: Callable[[int, BlockOutcome], R]
+    ) -> list[R]:
+        groups = batch.groups(self._lift_numbers)
+        program = self.program
+
+        def work(index: int, runner: asyncio.Runner) -> R:
+            return reduce(index, run_lifted(program, ask(index), groups, runner))
+
+        results = await self._workers.map(work, blocks, at_once=self._at_once(ask, blocks, batch))
+        self._lifted_runs += 1
+        return results
+
+    def _at_once(self, ask: AskBlock, blocks: Sequence[int], batch: ExampleBatch) -> int:
+        """How many blocks may be in flight under ``max_batch_size`` and ``memory_bytes``; at least one."""
+        most = self._workers.count
+        if len(blocks) > 1 and (self.settings.max_batch_size or self.settings.memory_bytes):
+            block = ask(blocks[0])
+            runs = (next(iter(block.values())).size if block else 1) * len(batch.inputs)
+            if self.settings.max_batch_size:
+                most = min(most, self.settings.max_batch_size // runs)
+            if self.settings.memory_bytes:
+                per_block = (
+                    runs
+                    * sum(t.nbytes for g in batch.groups(self._lift_numbers) for t in g.tensors)
+                    // max(1, len(batch.inputs))
+                )
+                most = min(most, self.settings.memory_bytes // max(1, per_block))
+        return max(1, most)
+
+    async def _run_on_loop(
+        self, ask: AskBlock, blocks: Sequence[int], batch: ExampleBatch, reduce: Callable[[int, BlockOutcome], R]
+    ) -> list[R]:
+        results = []
+        for index in blocks:
+            if self.execution == "sequential":
+                outcome = await run_sequential(self.program, ask(index), batch.inputs)
+            else:
+                outcome = await run_gathered(self.program, ask(index), batch.inputs, settings=self.settings)
+            results.append(reduce(index, outcome))
+        return results

@@ -1,0 +1,72 @@
+"""Composite functions of torch that take weights: run as written, so that the products inside meet the factored weight.
+
+torch offers such a function to a tensor subclass as a whole, before its body runs. Materialising there would make
+every weight of a transformer dense. The body is ordinary Python made of operations that have factored forms, so it is
+run with that offer switched off. Recurrent cells are one fused kernel each in torch; here they are their equations.
+
+It does not know which weights are factored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import FunctionType, MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["COMPOSITES"]
+
+
+def _run_as_written(function: Any) -> Callable[..., Any]:
+    """``function`` with its own ``has_torch_function`` check answering no; what it calls still checks."""
+    body = FunctionType(
+        function.__code__,
+        {**function.__globals__, "has_torch_function": lambda _: False},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    body.__kwdefaults__ = function.__kwdefaults__
+    return body
+
+
+def gru_cell(input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None) -> Tensor:
+    """``torch.gru_cell``: ``n = tanh(i_n + r · h_n)``, ``h' = n + z · (h − n)``."""
+    input_reset, input_update, input_new = F.linear(input, w_ih, b_ih).chunk(3, -1)
+    hidden_reset, hidden_update, hidden_new = F.linear(hx, w_hh, b_hh).chunk(3, -1)
+    reset = torch.sigmoid(input_reset + hidden_reset)
+    update = torch.sigmoid(input_update + hidden_update)
+    new = torch.tanh(input_new + reset * hidden_new)
+    return new + update * (hx - new)
+
+
+def lstm_cell(
+    input: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None
+) -> tuple[Tensor, Tensor]:
+    """``torch.lstm_cell``: ``c' = f · c + i · g``, ``h' = o · tanh(c')``."""
+    hidden, cell = hx
+    gates = F.linear(input, w_ih, b_ih) + F.linear(hidden, w_hh, b_hh)
+    remember_new, forget, new, output = gates.chunk(4, -1)
+    cell = torch.sigmoid(forget) * cell + torch.sigmoid(remember_new) * torch.tanh(new)
+    return torch.sigmoid(output) * torch.tanh(cell), cell
+
+
+def _simple_cell(activation: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    def cell(input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None) -> Tensor:
+        return activation(F.linear(input, w_ih, b_ih) + F.linear(hx, w_hh, b_hh))
+
+    return cell
+
+
+COMPOSITES: Mapping[Any, Callable[..., Any]] = MappingProxyType(
+    {
+        F.multi_head_attention_forward: _run_as_written(F.multi_head_attention_forward),
+        torch.gru_cell: gru_cell,
+        torch.lstm_cell: lstm_cell,
+        torch.rnn_tanh_cell: _simple_cell(torch.tanh),
+        torch.rnn_relu_cell: _simple_cell(torch.relu),
+    }
+)

@@ -1,0 +1,447 @@
+"""``HyperSystem``: an ordinary async program whose components are hyperfunctions.
+
+A system holds a registry (what it consists of, its current θ) and runs its program under bindings. How populations are
+evaluated and how θ is improved is elsewhere; the methods here hand over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hyperfunc.agents import AgentType
+from hyperfunc.binding import Binding, CallDefaults, Frame, active_frame, bound
+from hyperfunc.errors import ConfigurationError, EvaluationError, UnboundError, UnknownParameterError
+from hyperfunc.evaluation.example import Example
+from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, NoOpSystemOptimizer
+from hyperfunc.fitness import Fitness, MemberFitness, Metric
+from hyperfunc.function import HyperFunction
+from hyperfunc.history import History, OptimizeResult
+from hyperfunc.optimize import Callback, LoopOptions, optimize_tensors
+from hyperfunc.parameters.files import load_theta, save_theta
+from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
+from hyperfunc.plugins import current_plugins
+from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
+from hyperfunc.program import Program, supervise
+from hyperfunc.registry import Registry
+from hyperfunc.scope import enter_scope
+from hyperfunc.selection import as_examples, candidate_blocks, parameter_group, select_entries
+from hyperfunc.settings import Settings, resolve_settings
+from hyperfunc.tape import Tape, recording
+
+__all__ = ["HyperSystem"]
+
+
+class HyperSystem:
+    """Subclass this and write ``async def run(self, …)``.
+
+    Inside ``run``, hyperfunctions find their parameters; they register themselves at their first call, with initial
+    values that are a pure function of ``seed`` and their names. Systems held in attributes are nested, with dotted
+    names. Any number of runs, under the same or different θ, may be in flight at once.
+
+    Args:
+        prompt_optimizer: improves the texts in :meth:`optimize`.
+        system_optimizer: improves the tensors in :meth:`optimize`; an optimizer or the name of a strategy.
+        memory: a memory that agents of this system use.
+        seed: seed of the initial values.
+        settings: the *bound* level of :class:`Settings`.
+    """
+
+    agent_type: ClassVar[str] = AgentType.FLOW
+
+    _registry: Registry
+    _discovered: bool
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> HyperSystem:
+        system = super().__new__(cls)
+        object.__setattr__(system, "_registry", Registry())
+        object.__setattr__(system, "_discovered", False)
+        system.prompt_optimizer = None
+        system.system_optimizer = None
+        system.memory = None
+        system.settings = Settings()
+        return system
+
+    def __init__(
+        self,
+        prompt_optimizer: Any = None,
+        system_optimizer: Any = None,
+        memory: Any = None,
+        *,
+        seed: int = 0,
+        settings: Settings | None = None,
+    ) -> None:
+        self.prompt_optimizer = prompt_optimizer
+        self.system_optimizer = system_optimizer
+        self.memory = memory
+        self.settings = settings or Settings()
+        self._registry.seed = seed
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        run = cls.__dict__.get("run")
+        if run is not None:
+            if not asyncio.iscoroutinefunction(run):
+                raise ConfigurationError(f"{cls.__name__}.run must be `async def`")
+            setattr(cls, "run", _under_binding(run))  # noqa: B010 - mypy forbids assigning methods
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, HyperSystem):
+            self._registry.add_child(name, value._registry)
+        elif isinstance(value, HyperFunction):
+            if value.is_module and not value.explicit_name:
+                value = value.named(name)
+            self._registry.register(value)
+        object.__setattr__(self, name, value)
+
+    # --- the program ---------------------------------------------------------------------------------------------
+
+    async def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The program. Called directly, it runs under the system's current θ."""
+        raise NotImplementedError(f"{type(self).__name__} must define `async def run(self, …)`")
+
+    def run_sync(self, *args: Any, **kwargs: Any) -> Any:
+        """``run`` from synchronous code.
+
+        Raises:
+            RuntimeError: an event loop is running here; write ``await system.run(…)``.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self.run(*args, **kwargs))
+        raise RuntimeError("run_sync was called inside a running event loop; write: await system.run(...)")
+
+    async def execute(
+        self, inputs: Mapping[str, Any], record: bool = False, *, theta: Mapping[str, ThetaValue] | None = None
+    ) -> Any:
+        """Run the program once on ``inputs`` (keyword arguments of ``run``).
+
+        Args:
+            record: also return what was called.
+            theta: values in place of the current ones, by dotted name.
+
+        Returns:
+            The output; with ``record=True`` the pair ``(output, tape)``.
+        """
+        tape = Tape() if record else None
+        with recording(tape):
+            output = await self.program(theta)(
+                Binding(self._registry.theta.replace(theta or {}), defaults=CallDefaults(self.settings)), inputs
+            )
+        return (output, tape) if record else output
+
+    def program(self, theta: Mapping[str, ThetaValue] | None = None, settings: Settings | None = None) -> Program:
+        """What executors know of this system: one example's inputs in, its result out, under a binding."""
+        agent = current_plugins().get("agent_types", self.agent_type)()
+
+        async def run_example(inputs: Mapping[str, Any]) -> Any:
+            return await agent.run_example(self.run, inputs, self)
+
+        return Program(
+            scope=self._registry,
+            run_example=run_example,
+            theta=self.theta.replace(theta or {}),
+            defaults=CallDefaults((settings or Settings()).over(self.settings)),
+            holders=tuple(self._holders()),
+            liftable=bool(agent.liftable),
+        )
+
+    def _holders(self) -> Iterator[HyperSystem]:
+        yield self
+        for value in vars(self).values():
+            if isinstance(value, HyperSystem):
+                yield from value._holders()
+
+    # --- evaluation and optimization -----------------------------------------------------------------------------
+
+    async def evaluate(
+        self,
+        examples: Sequence[Example],
+        metric_fn: Metric,
+        *,
+        theta: Mapping[str, ThetaValue] | None = None,
+        seed: int = 0,
+        settings: Settings | None = None,
+    ) -> float:
+        """The program's score on ``examples``, under the current θ (with ``theta`` in place of some values).
+
+        Args:
+            metric_fn: ``(predictions, expected) -> float``, a scorer, or a registered scorer's name.
+            seed: seed of the run scope (repeats, simulated users, environments).
+
+        Raises:
+            Whatever a run or the metric raises, with the example named in a note; nothing is counted as zero.
+        """
+        outcomes = await self._evaluate_members([theta or {}], examples, metric_fn, seed, settings)
+        fitness = outcomes[0]
+        if fitness.errors:
+            raise next(iter(fitness.errors.values()))
+        return float(fitness.values[0])
+
+    async def evaluate_population(
+        self,
+        hp_candidates: Sequence[Mapping[str, Any]],
+        examples: Sequence[Example],
+        metric_fn: Metric,
+        max_batch_size: int = 1024,
+        *,
+        seed: int = 0,
+        settings: Settings | None = None,
+    ) -> list[float]:
+        """One score per candidate: mappings of names (as in :meth:`get_hp_state`, or dotted) to tensors.
+
+        A candidate that fails scores NaN. Candidates are run together, ``max_batch_size`` (candidate, example) pairs at
+        a time but at least one whole block.
+        """
+        if not hp_candidates:
+            raise EvaluationError("evaluate_population: expected at least one candidate, got none")
+        call = (settings or Settings()).over(Settings(max_batch_size=max_batch_size))
+        named = [self._registry.tensor_names(c) for c in hp_candidates]
+        fitness = await self._evaluate_members(named, examples, metric_fn, seed, call)
+        return [float(v) for part in fitness for v in part.values]
+
+    async def _evaluate_members(
+        self,
+        candidates: Sequence[Mapping[str, Any]],
+        examples: Sequence[Example],
+        metric: Metric,
+        seed: int,
+        settings: Settings | None,
+    ) -> list[MemberFitness]:
+        examples = as_examples(examples)
+        fitness = Fitness(metric, examples)
+        batch = ExampleBatch([e.inputs for e in examples])
+        await self._discover(examples)
+        common = candidates[0] if len(candidates) == 1 else {}
+        program = self.program(common, settings)
+        resolved = resolve_settings(settings, self.settings)
+        blocks = [{}] if len(candidates) == 1 else candidate_blocks(program.theta, candidates)
+        with PopulationRunner(program, resolved) as runner, enter_scope(seed=seed, evaluating=True):
+            parts = await runner.run(lambda b: blocks[b], range(len(blocks)), batch, fitness.reduce)
+        return [await fitness.finish(part) for part in parts]
+
+    async def optimize(
+        self,
+        train_data: Sequence[Example],
+        metric_fn: Metric,
+        val_data: Sequence[Example] | None = None,
+        *,
+        only: str | Sequence[str] | None = None,
+        freeze: str | Sequence[str] | None = None,
+        minibatch: int | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        validate_every: int | None = None,
+        patience: int | None = None,
+        target: float | None = None,
+        callbacks: Sequence[Callback] = (),
+        settings: Settings | None = None,
+        feedback_fn: Any = None,
+        run: str = "run",
+    ) -> OptimizeResult:
+        """Improve the trainable parameters; the best θ on ``val_data`` (else on ``train_data``) becomes the current one.
+
+        Texts first, by ``prompt_optimizer`` where one is set and the system has texts; then tensors, by
+        ``system_optimizer`` (by default :class:`~hyperfunc.evolution.hybrid.ESHybridSystemOptimizer`).
+
+        Args:
+            metric_fn: ``(predictions, expected) -> float``, a scorer, or a registered scorer's name; higher is better.
+            only, freeze: patterns of components or parameters to move, or to leave.
+            minibatch: examples per generation, shared by all members.
+            seed: of noise and minibatches; 0 is a seed like any other.
+            steps: generations, instead of the optimizer's own number.
+            validate_every: generations between evaluations of the centre (default: 1 with ``val_data``, else 5).
+            patience, target, callbacks: ways to end early.
+            feedback_fn: passed to the prompt optimizer.
+            run: the run's name.
+
+        Raises:
+            EvaluationError: no examples, or no run of the first generation succeeded.
+            LiftError: ``execution="lifted"`` was asked for and refused.
+        """
+        train = as_examples(train_data)
+        validation = None if val_data is None else as_examples(val_data)
+        await self._discover(train)
+        await self._optimize_texts(train, metric_fn, feedback_fn)
+        optimizer: Any = self.system_optimizer if self.system_optimizer is not None else ESHybridSystemOptimizer()
+        entries = select_entries(self._registry.tensor_entries(), only=only, freeze=freeze)
+        if isinstance(optimizer, str):
+            optimizer = NamedStrategy(optimizer)
+        if isinstance(optimizer, NoOpSystemOptimizer) or not entries:
+            return OptimizeResult(self.theta, math.nan, math.nan, History(), "nothing to optimize")
+        if not hasattr(optimizer, "build"):  # an optimizer of 0.3's kind does it all itself
+            await optimizer.optimize(self, train_data, metric_fn)
+            return OptimizeResult(self.theta, math.nan, math.nan, History(), "completed")
+        options = LoopOptions(
+            minibatch=minibatch,
+            seed=seed,
+            validate_every=validate_every or (1 if validation is not None else 5),
+            patience=patience,
+            target=target,
+            callbacks=callbacks,
+            run=run,
+        )
+        group = parameter_group(entries)
+        resolved = resolve_settings(settings, self.settings)
+        known = set(self._registry.all_components())
+        with PopulationRunner(self.program(settings=settings), resolved) as runner:
+            result = await optimize_tensors(
+                runner,
+                optimizer.build(group),
+                group,
+                steps if steps is not None else optimizer.steps,
+                train,
+                metric_fn,
+                validation,
+                options=options,
+                settings=resolved,
+            )
+        self.set_theta({name: result.theta[name] for name in group.names})
+        late = sorted(set(self._registry.all_components()) - known)
+        if late:
+            note = f"first called during the run and therefore not optimized: {', '.join(late)}; register them before"
+            result = replace(result, notes=(*result.notes, note))
+        return result
+
+    async def _optimize_texts(self, train: Sequence[Example], metric: Metric, feedback_fn: Any) -> None:
+        trainable = [entry for entry in self._registry.text_entries() if entry.text.trainable]
+        if self.prompt_optimizer is None or not trainable:
+            return
+        extra = {"feedback_fn": feedback_fn} if feedback_fn is not None else {}
+        await self.prompt_optimizer.optimize(self, train, metric, **extra)
+
+    async def _discover(self, examples: Sequence[Example]) -> None:
+        """Let components register themselves: run the program on one example, or on a few where that costs nothing.
+
+        A run that raises is no reason to stop here; whoever evaluates will hear of it.
+        """
+        if self._discovered:
+            return
+        for example in examples[:8]:
+            try:
+                _, tape = await self.execute(example.inputs, record=True)
+            except Exception:
+                continue
+            functions = self._registry.all_components()
+            if any(c.suspended or (c.function in functions and functions[c.function].performs_io) for c in tape):
+                break
+        object.__setattr__(self, "_discovered", True)
+
+    @contextmanager
+    def binding(self, theta: Mapping[str, ThetaValue] | None = None) -> Iterator[Theta]:
+        """Call hyperfunctions outside ``run``, under the current θ with ``theta`` in place of some values."""
+        value = self.theta if theta is None else self.theta.replace(theta)
+        binding = Binding(value, defaults=CallDefaults(self.settings))
+        try:
+            with bound(Frame(binding, self._registry)):
+                yield value
+        finally:
+            binding.close()
+
+    # --- parameters ----------------------------------------------------------------------------------------------
+
+    @property
+    def theta(self) -> Theta:
+        """The current θ. A value: what you hold does not change when the system gets another."""
+        return self._registry.theta
+
+    def set_theta(self, theta: Mapping[str, ThetaValue]) -> None:
+        """Replace some or all values by dotted name; all or nothing. Runs in flight keep theirs.
+
+        Raises:
+            UnknownParameterError, ShapeError, ParameterTypeError
+        """
+        self._registry.set_theta(theta)
+
+    def save(self, path: str | Path) -> None:
+        """Save θ as ``path.safetensors`` and ``path.json``."""
+        save_theta(self.theta, path)
+
+    def load(self, path: str | Path) -> None:
+        """Load what :meth:`save` wrote; a part of θ is fine, unknown names are an error."""
+        self.set_theta(load_theta(path))
+
+    def register_hyperfunction(
+        self, hf: HyperFunction[..., Any], hp_init: Tensor | None = None, *, name: str | None = None
+    ) -> HyperFunction[..., Any]:
+        """Register ``hf`` before its first call, with an explicit initial tensor if given.
+
+        Returns:
+            The handle to call: ``hf`` itself, or with ``name`` a twin with parameters of its own.
+        """
+        handle = hf if name is None else hf.named(name)
+        self._registry.register(handle, None if hp_init is None else torch.as_tensor(hp_init))
+        return handle
+
+    @property
+    def hyperfunctions(self) -> list[HyperFunction[..., Any]]:
+        """The registered components, nested systems included."""
+        return list(self._registry.all_components().values())
+
+    def get_hyperfunction(self, name: str) -> HyperFunction[..., Any]:
+        """The component of this dotted name.
+
+        Raises:
+            UnknownParameterError
+        """
+        components = self._registry.all_components()
+        if name not in components:
+            raise UnknownParameterError(name, components)
+        return components[name]
+
+    @property
+    def hp_dim(self) -> int:
+        """Number of tensor elements of all components."""
+        return sum(hf.hp_dim for hf in self.hyperfunctions)
+
+    def get_hp_state(self) -> dict[str, Tensor]:
+        """Copies of the tensors by component name (``component.parameter`` for modules)."""
+        return {name: tensor.clone() for name, tensor in self._registry.hp_state().items()}
+
+    def set_hp_state(self, state: Mapping[str, Tensor]) -> None:
+        """Replace tensors, named as in :meth:`get_hp_state`."""
+        self._registry.set_hp_state(state)
+
+    def set_prompt(self, component: str | HyperFunction[..., Any], text: JSONValue, *, name: str = "prompt") -> None:
+        """Replace a text in the current θ of this system alone."""
+        self._registry.set_text(component if isinstance(component, str) else component.name, text, name)
+
+    def get_prompts(self) -> dict[str, JSONValue]:
+        """Every text of the current θ, by dotted name."""
+        return self.theta.texts
+
+
+def _under_binding(run: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """``run`` under the binding around it (inside a run of this system or of one that nests it), else under the
+    system's current θ."""
+
+    @functools.wraps(run)
+    async def bound_run(self: HyperSystem, *args: Any, **kwargs: Any) -> Any:
+        frame = active_frame.get()
+        if frame is None:
+            with self.binding():
+                frame = active_frame.get()
+                assert frame is not None
+                return await supervise(frame.binding, run(self, *args, **kwargs))
+        if frame.scope is self._registry:
+            return await run(self, *args, **kwargs)
+        name = frame.scope.child_name(self._registry) if isinstance(frame.scope, Registry) else None
+        if name is None:
+            raise UnboundError(
+                f"a {type(self).__name__} was run inside another system that does not hold it; "
+                "assign it to an attribute of the outer system, so that its parameters have names there"
+            )
+        with bound(Frame(frame.binding, self._registry, f"{frame.prefix}{name}.")):
+            return await run(self, *args, **kwargs)
+
+    return bound_run
