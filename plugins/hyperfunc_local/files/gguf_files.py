@@ -1,8 +1,8 @@
 """GGUF files: weights dequantised once, at load, and the model's configuration from their metadata.
 
-The format is parsed by the ``gguf`` package; here are bounds checks, names, and the un-permutation of q and k (llama.cpp
-stores rotary pairs side by side for the ``llama`` architecture). Quantised products are out of scope. Embedded
-vocabularies are read by :mod:`hyperfunc_local.tokenizers.gguf_vocabulary`.
+The format is parsed by the ``gguf`` package; here are bounds checks, names, and the un-permutation of q and k
+(llama.cpp stores rotary pairs side by side for the ``llama`` architecture). Quantised products are out of scope.
+Embedded vocabularies are read by :mod:`hyperfunc_local.tokenizers.gguf_vocabulary`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The key/value cache of one generation, for every row of ``members x prompts``.
 
 Rows are aligned at the right: all of them write the next token into the same column, and each row remembers where its
-own text begins (``padding``). A row can therefore be emptied and refilled while the others go on. Knows nothing of tokens.
+own text begins (``padding``). A row can therefore be emptied and refilled while the others go on. Knows nothing of
+tokens.
 """
 
 from __future__ import annotations
@@ -104,22 +105,36 @@ class KeyValueCache:
         padding = other.padding if other.padding is not None else torch.zeros_like(rows)
         self.padding[rows] = padding + begin
 
+    def arrange(self, rows: Tensor) -> None:
+        """Keep the rows with these numbers, in this order; -1 makes an empty row."""
+        source = rows.clamp(min=0)
+        for stores in (self._keys, self._values):
+            for layer, store in enumerate(stores):
+                if store is not None:
+                    stores[layer] = store[source]
+        old = (
+            self.padding if self.padding is not None else torch.zeros(self.rows, dtype=torch.int64, device=rows.device)
+        )
+        self.padding = torch.where(rows >= 0, old[source], self.length)
+        self.rows = len(rows)
+
     def clear(self, rows: Tensor) -> None:
         """These rows hold no text any more: they see only what is written to them from now on."""
         if self.padding is None:
             self.padding = torch.zeros(self.rows, dtype=torch.int64, device=rows.device)
         self.padding[rows] = self.length
 
-    def compact(self) -> None:
-        """Drop the columns at the left that are padding in every row."""
+    def compact(self, least: int = 1) -> None:
+        """Drop the columns at the left that are padding in every row, if they are at least so many."""
         if self.padding is None or self.length == 0:
             return
         unused = int(self.padding.min())
-        if unused > 0:
+        if unused >= max(1, least):
             self._shift(-unused)
 
     def _shift(self, columns: int) -> None:
-        """Move all text ``columns`` to the right (left, if negative); ``padding`` moves along, so that positions stay."""
+        """Move all text ``columns`` to the right (left, if negative); ``padding`` moves along, so that positions
+        stay."""
         old, new = self.length, self.length + columns
         for stores in (self._keys, self._values):
             for layer, store in enumerate(stores):

@@ -33,9 +33,12 @@ def forward(
     padding: Tensor | None = None,  # [P, B] columns at the left that hold no token
     cache: KeyValueCache | None = None,
     attention: Attention = fused_attention,
-    logits: Literal["all", "last"] = "all",
+    output: Literal["logits", "last", "hidden"] = "logits",
 ) -> Tensor:
-    """Logits of the next token after each position: ``[P, B, T, vocabulary]``, or of the last only ``[P, B, 1, …]``.
+    """Logits of the next token after each position, ``[P, B, T, vocabulary]``.
+
+    ``output="last"`` gives those of the last position only, ``[P, B, 1, vocabulary]``; ``"hidden"`` the states that
+    ``weights.unembed`` turns into logits, ``[P, B, T, d]``.
 
     Args:
         padding: only without a cache, or for a cache's first tokens; later the cache remembers it.
@@ -67,10 +70,11 @@ def forward(
         x = x + _feed_forward(config, weights, layer, x)
     if cache is not None:
         cache.advance(count)
-    if logits == "last":
+    if output == "last":
         x = x.view(members, prompts, count, -1)[:, :, -1]
         count = 1
-    return weights.unembed(_norm(config, weights, "model.norm", x)).view(members, prompts, count, -1)
+    x = _norm(config, weights, "model.norm", x.reshape(members, prompts * count, -1))
+    return (x if output == "hidden" else weights.unembed(x)).view(members, prompts, count, -1)
 
 
 def _positions(

@@ -1,7 +1,7 @@
 """Chat templates: a conversation as one prompt, through the model's own Jinja template in a sandbox.
 
-Templates come with downloaded models: the sandbox has no access to Python objects, and what a template raises on purpose
-(``raise_exception``) becomes a :class:`TokenizerError`. Knows nothing of tokens.
+Templates come with downloaded models: the sandbox has no access to Python objects, and what a template raises on
+purpose (``raise_exception``) becomes a :class:`TokenizerError`. Knows nothing of tokens.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ChatTemplate:
         except ImportError:
             raise MissingDependencyError("jinja2", "local") from None
         self.source = source
-        self._names = dict(names or {})
+        self.names = dict(names or {})
         self._error: type[Exception] = jinja2.TemplateError
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -67,7 +67,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=[dict(m) for m in messages],
                 add_generation_prompt=add_generation_prompt,
-                **{**self._names, **variables},
+                **{**self.names, **variables},
             )
         except self._error as error:
             raise TokenizerError(f"the chat template refuses this conversation: {error}") from error

@@ -12,9 +12,9 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"
 class IncrementalDecoder:
     """Turns ids into text as they come: the pieces joined are ``tokenizer.decode`` of all ids.
 
-    A character's bytes can be spread over several tokens, and the text of a token depends on the one before it (a leading
-    space is dropped at the start of a text). So a window of ids is decoded twice, with and without the new ones, and text
-    that ends in a broken character waits.
+    A character's bytes can be spread over several tokens, and the text of a token depends on the one before it (a
+    leading space is dropped at the start of a text). So a window of ids is decoded twice, with and without the new
+    ones, and text that ends in a broken character waits.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
