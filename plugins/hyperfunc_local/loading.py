@@ -13,7 +13,12 @@ from typing import Any
 
 import torch
 
-from hyperfunc_local.errors import ModelFileError, TokenizerError, UnsupportedArchitectureError, UnsupportedTensorTypeError
+from hyperfunc_local.errors import (
+    ModelFileError,
+    TokenizerError,
+    UnsupportedArchitectureError,
+    UnsupportedTensorTypeError,
+)
 from hyperfunc_local.files.gguf_files import read_gguf
 from hyperfunc_local.files.safetensors_files import read_json, read_safetensors, write_safetensors
 from hyperfunc_local.model import LocalModel
