@@ -57,9 +57,9 @@ class TensorScorer(Protocol):
 
     def score_tensor(
         self,
-        outputs: Tensor,  # [*batch, examples, *features]
+        outputs: Tensor,  # [members, examples, *features]
         expected: Tensor,  # [examples, *features]
-    ) -> Tensor:  # [*batch, examples], floating
+    ) -> Tensor:  # [members, examples], floating
         """Scores of every output against its example; no Python loop, no broadcasting over features."""
         ...
 

@@ -7,9 +7,9 @@
     σ ← σ exp(c_σ / d_σ (‖p_σ‖ / E‖N(0, I)‖ - 1))
 
 The strategy for up to about a hundred coupled dimensions; memory and time grow with their square and cube. The state is
-float64 whatever the parameters' dtype. A point outside the bounds is moved onto them, and learned from where it was
-evaluated. A dropped member leaves a smaller population, with the weights of that size; ties share the mean of their
-weights.
+float64 whatever the parameters' dtype. Points beyond a bound are mirrored back inside for evaluation (see
+:func:`~hyperfunc.evolution.vectors.fold`). A dropped member leaves a smaller population, with the weights of that size;
+ties share the mean of their weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hyperfunc.evolution.base import Strategy
 from hyperfunc.evolution.cma_constants import CMAConstants, cma_constants
 from hyperfunc.evolution.shaping import ShapedFitness, average_over_ties, shape_fitness
 from hyperfunc.evolution.space import ParameterGroup
-from hyperfunc.evolution.vectors import members_from, normal_draws, pack, project, unpack
+from hyperfunc.evolution.vectors import members_from, normal_draws, pack, values_at
 from hyperfunc.population.members import MemberBlock
 
 __all__ = ["CMAES", "CMAState", "Distribution", "initial_distribution", "sample", "update"]
@@ -65,7 +65,7 @@ def update(distribution: Distribution, points: Tensor, fitness: Tensor, constant
     """One generation of selection and adaptation.
 
     Args:
-        points: ``[P, n]`` as evaluated.
+        points: ``[P, n]`` as sampled, not folded.
         fitness: ``[P]``, finite, higher is better, not constant.
         constants: those for ``n`` and ``P``.
     """
@@ -140,7 +140,7 @@ class CMAES(Strategy[CMAState]):
         sigma: initial deviation, in latent units; about a third of the distance to where the optimum may be.
     """
 
-    name: ClassVar[str] = "cma_es"
+    name: ClassVar[str] = "cma-es"
     state_types: ClassVar[tuple[type, ...]] = (CMAState, Distribution)
 
     sigma: float = 0.3
@@ -171,7 +171,7 @@ class CMAES(Strategy[CMAState]):
         return replace(after, distribution=update(state.distribution, points, values, constants))
 
     def mean(self, state: CMAState) -> dict[str, Tensor]:
-        return values_at(state.group, state.devices, state.distribution.mean)
+        return values_at(state.group, state.distribution.mean, state.devices)
 
     def step_size(self, state: CMAState) -> float:
         d = state.distribution
@@ -184,17 +184,10 @@ class CMAES(Strategy[CMAState]):
         half = self.size_of(block) // 2 if self.antithetic else self.size_of(block)
         draws = normal_draws(state.group, state.seed, state.generation, block, half)
         draws = torch.cat([draws, -draws]) if self.antithetic else draws
-        return project(state.group, sample(state.distribution, draws))
+        return sample(state.distribution, draws)
 
 
 def carries_ranks(relative: ShapedFitness) -> bool:
     """Whether enough members remain, and differ, to select among them."""
     values = relative.weights[relative.kept]
     return relative.count >= 2 and bool((values != values[0]).any())
-
-
-def values_at(group: ParameterGroup, devices: Mapping[str, str], vector: Tensor) -> dict[str, Tensor]:
-    """A latent vector ``[n]`` as parameter values on their devices."""
-    return {
-        name: group.parameters[name].to_value(part).to(devices[name]) for name, part in unpack(group, vector).items()
-    }

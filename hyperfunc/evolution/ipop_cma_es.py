@@ -29,11 +29,10 @@ from hyperfunc.evolution.cma_es import (
     initial_distribution,
     sample,
     update,
-    values_at,
 )
 from hyperfunc.evolution.shaping import best_index, kept_members, shape_fitness
 from hyperfunc.evolution.space import ParameterGroup
-from hyperfunc.evolution.vectors import members_from, normal_draws, pack, project
+from hyperfunc.evolution.vectors import bounded_dimensions, members_from, normal_draws, pack, values_at
 from hyperfunc.population.members import MemberBlock
 from hyperfunc.population.noise import draw, generator_for
 
@@ -70,7 +69,7 @@ class IPOPCMAES(Strategy[IPOPState]):
         width_tolerance: or when every deviation is below this share of ``sigma``.
     """
 
-    name: ClassVar[str] = "ipop_cma_es"
+    name: ClassVar[str] = "ipop-cma-es"
     state_types: ClassVar[tuple[type, ...]] = (IPOPState, Distribution)
 
     sigma: float = 0.3
@@ -134,10 +133,10 @@ class IPOPCMAES(Strategy[IPOPState]):
         return self._restart(after) if self._has_converged(after, values) else after
 
     def mean(self, state: IPOPState) -> dict[str, Tensor]:
-        return values_at(state.group, state.devices, state.distribution.mean)
+        return values_at(state.group, state.distribution.mean, state.devices)
 
     def best(self, state: IPOPState) -> dict[str, Tensor]:
-        return values_at(state.group, state.devices, state.best_point)
+        return values_at(state.group, state.best_point, state.devices)
 
     def step_size(self, state: IPOPState) -> float:
         d = state.distribution
@@ -150,7 +149,7 @@ class IPOPCMAES(Strategy[IPOPState]):
         half = self.size_of(block) // 2 if self.antithetic else self.size_of(block)
         draws = normal_draws(state.group, state.seed, generation, block, half)
         draws = torch.cat([draws, -draws]) if self.antithetic else draws
-        return project(state.group, sample(state.distribution, draws))
+        return sample(state.distribution, draws)
 
     def _remember(self, state: IPOPState, fitness: Tensor) -> IPOPState:
         index = best_index(fitness)
@@ -190,14 +189,7 @@ class IPOPCMAES(Strategy[IPOPState]):
         generator = generator_for(state.seed, "restart", restarts)
         around = state.start + self.sigma * draw((n,), generator, dtype=torch.float64)
         inside = torch.rand(n, generator=generator, dtype=torch.float64)
-        bounded = torch.cat(
-            [
-                torch.zeros(spec.size, dtype=torch.bool)
-                if spec.bounds is None
-                else torch.isfinite(spec.bounds[0]).flatten()
-                for spec in state.group.parameters.values()
-            ]
-        )
+        bounded = bounded_dimensions(state.group)
         return replace(
             state,
             distribution=initial_distribution(torch.where(bounded, inside, around), self.sigma),

@@ -28,7 +28,7 @@ __all__ = ["OpenAIES"]
 class OpenAIES(CenterStrategy):
     """OpenAI-ES; arguments as in :class:`~hyperfunc.evolution.center.CenterStrategy`."""
 
-    name: ClassVar[str] = "openai_es"
+    name: ClassVar[str] = "openai-es"
 
     shaping: ShapingName | Shaping = "centered_ranks"
 

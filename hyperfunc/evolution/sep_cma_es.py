@@ -18,10 +18,10 @@ from torch import Tensor
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evolution.base import Strategy
 from hyperfunc.evolution.cma_constants import CMAConstants, cma_constants
-from hyperfunc.evolution.cma_es import carries_ranks, values_at
+from hyperfunc.evolution.cma_es import carries_ranks
 from hyperfunc.evolution.shaping import average_over_ties, shape_fitness
 from hyperfunc.evolution.space import ParameterGroup
-from hyperfunc.evolution.vectors import members_from, normal_draws, pack, project
+from hyperfunc.evolution.vectors import members_from, normal_draws, pack, values_at
 from hyperfunc.population.members import MemberBlock
 
 __all__ = ["SepCMAES", "SepCMAState"]
@@ -49,7 +49,7 @@ class SepCMAState:
 class SepCMAES(Strategy[SepCMAState]):
     """sep-CMA-ES; arguments as in :class:`~hyperfunc.evolution.cma_es.CMAES`."""
 
-    name: ClassVar[str] = "sep_cma_es"
+    name: ClassVar[str] = "sep-cma-es"
     state_types: ClassVar[tuple[type, ...]] = (SepCMAState,)
 
     sigma: float = 0.3
@@ -82,7 +82,7 @@ class SepCMAES(Strategy[SepCMAState]):
         return _adapt(after, points, relative.weights[relative.kept], constants)
 
     def mean(self, state: SepCMAState) -> dict[str, Tensor]:
-        return values_at(state.group, state.devices, state.center)
+        return values_at(state.group, state.center, state.devices)
 
     def step_size(self, state: SepCMAState) -> float:
         return state.scale * math.sqrt(float(state.variances.mean()))
@@ -94,12 +94,12 @@ class SepCMAES(Strategy[SepCMAState]):
         half = self.size_of(block) // 2 if self.antithetic else self.size_of(block)
         draws = normal_draws(state.group, state.seed, state.generation, block, half)
         draws = torch.cat([draws, -draws]) if self.antithetic else draws
-        return project(state.group, state.center + state.scale * draws * state.variances.sqrt())
+        return state.center + state.scale * draws * state.variances.sqrt()
 
 
 def _adapt(
     state: SepCMAState,
-    points: Tensor,  # [P, n] as evaluated
+    points: Tensor,  # [P, n] as sampled, not folded
     fitness: Tensor,  # [P] finite, higher is better, not constant
     c: CMAConstants,
 ) -> SepCMAState:

@@ -30,6 +30,8 @@ from hyperfunc.population.update import blocked_sum, dense_gradient
 
 __all__ = ["SNES", "SNESState", "utilities"]
 
+LARGEST_SHARE_OF_RANGE = 0.5
+
 
 @dataclass(frozen=True)
 class SNESState:
@@ -50,7 +52,8 @@ class SNES(Strategy[SNESState]):
         sigma: initial deviation of every dimension, in latent units (of the range, for bounded dimensions).
         center_lr: ``η_m``; the paper's value is 1.
         deviation_lr: ``η_σ``; ``None``: the paper's ``(3 + ln d) / (5 √d)``.
-        sigma_limits: deviations stay inside; the upper one keeps bounded dimensions from sampling only their bounds.
+        smallest_sigma: deviations stay above it. A bounded dimension's also stay below half its range, from where on
+            it would sample little but its two bounds.
     """
 
     name: ClassVar[str] = "snes"
@@ -59,14 +62,13 @@ class SNES(Strategy[SNESState]):
     sigma: float = 0.3
     center_lr: float = 1.0
     deviation_lr: float | None = None
-    sigma_limits: tuple[float, float] = (1e-12, 1e6)
+    smallest_sigma: float = 1e-12
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low, high = self.sigma_limits
-        if not 0 < low <= self.sigma <= high:
+        if not 0 < self.smallest_sigma <= self.sigma:
             raise ConfigurationError(
-                f"sigma: expected above 0 and within sigma_limits {self.sigma_limits}, got {self.sigma}"
+                f"sigma: expected above 0 and at least smallest_sigma={self.smallest_sigma}, got {self.sigma}"
             )
         if not self.center_lr > 0:
             raise ConfigurationError(f"center_lr: expected above 0, got {self.center_lr}")
@@ -105,7 +107,7 @@ class SNES(Strategy[SNESState]):
             width = state.deviation[name]
             moved = state.center[name] + self.center_lr * width * blocked_sum(slope)
             center[name] = spec.project(moved)
-            deviation[name] = (width * torch.exp(0.5 * rate * blocked_sum(spread))).clamp(*self.sigma_limits)
+            deviation[name] = self._limit(spec, width * torch.exp(0.5 * rate * blocked_sum(spread)))
         return replace(after, center=center, deviation=deviation)
 
     def mean(self, state: SNESState) -> dict[str, Tensor]:
@@ -117,6 +119,13 @@ class SNES(Strategy[SNESState]):
 
     def generation(self, state: SNESState) -> int:
         return state.generation
+
+    def _limit(self, spec: ParameterSpec, deviation: Tensor) -> Tensor:
+        deviation = deviation.clamp(min=self.smallest_sigma)
+        if spec.bounds is None:
+            return deviation
+        bounded = torch.isfinite(spec.bounds[0]).to(deviation.device)
+        return torch.where(bounded, deviation.clamp(max=max(LARGEST_SHARE_OF_RANGE, self.sigma)), deviation)
 
     def _odd(self, weights: Tensor) -> Tensor:
         """Per draw, the weight of ``s``: ``u⁺ - u⁻`` for twins."""

@@ -14,7 +14,7 @@ from hyperfunc.evolution.sampling import dense_draws
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.population.members import DenseMembers, MemberBlock
 
-__all__ = ["members_from", "normal_draws", "pack", "project", "unpack"]
+__all__ = ["bounded_dimensions", "fold", "members_from", "normal_draws", "pack", "unpack", "values_at"]
 
 
 def pack(group: ParameterGroup, latent: Mapping[str, Tensor]) -> Tensor:
@@ -33,15 +33,26 @@ def unpack(group: ParameterGroup, vectors: Tensor) -> dict[str, Tensor]:
     }
 
 
-def project(group: ParameterGroup, vectors: Tensor) -> Tensor:
-    """The nearest vectors ``[…, dimensions]`` whose values are inside the bounds."""
-    if all(spec.bounds is None for spec in group.parameters.values()):
+def fold(group: ParameterGroup, vectors: Tensor) -> Tensor:
+    """Vectors ``[…, dimensions]`` mirrored at the bounds until they are inside; open dimensions stay as they are.
+
+    The CMA family searches the unfolded space, where the folded fitness is continuous. Were points moved onto the
+    bounds instead, all of those beyond would look alike, and the step-size rule would take that for convergence.
+    """
+    bounded = bounded_dimensions(group)
+    if not bool(bounded.any()):
         return vectors
-    latent = unpack(group, vectors)
+    wave = vectors.remainder(2)
+    return torch.where(bounded, torch.where(wave > 1, 2 - wave, wave), vectors)
+
+
+def bounded_dimensions(group: ParameterGroup) -> Tensor:
+    """``[dimensions]`` bool: which have bounds."""
     parts = [
-        spec.project(latent[name]).reshape(*vectors.shape[:-1], spec.size) for name, spec in group.parameters.items()
+        torch.zeros(spec.size, dtype=torch.bool) if spec.bounds is None else torch.isfinite(spec.bounds[0]).flatten()
+        for spec in group.parameters.values()
     ]
-    return torch.cat(parts, dim=-1)
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.bool)
 
 
 def normal_draws(group: ParameterGroup, seed: int, generation: int, block: int, count: int) -> Tensor:
@@ -54,8 +65,13 @@ def normal_draws(group: ParameterGroup, seed: int, generation: int, block: int, 
 
 
 def members_from(group: ParameterGroup, vectors: Tensor, devices: Mapping[str, str]) -> MemberBlock:
-    """Latent vectors ``[K, dimensions]`` as a block of members, on the parameters' devices."""
+    """Points ``[K, dimensions]`` as a block of members, folded inside the bounds, on the parameters' devices."""
+    return {name: DenseMembers(values) for name, values in values_at(group, vectors, devices).items()}
+
+
+def values_at(group: ParameterGroup, vectors: Tensor, devices: Mapping[str, str]) -> dict[str, Tensor]:
+    """Points ``[…, dimensions]`` as parameter values ``[…, *shape]``, folded inside the bounds, on their devices."""
     return {
-        name: DenseMembers(group.parameters[name].to_value(part).to(devices[name]))
-        for name, part in unpack(group, vectors).items()
+        name: group.parameters[name].to_value(part).to(devices[name])
+        for name, part in unpack(group, fold(group, vectors)).items()
     }

@@ -17,7 +17,7 @@ It does not know `FactoredTensor`, nor which torch function was called.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ def factored_linear(
         return _Call(x, base, left, right, scale, bias).run()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: three times faster to make, and one is made per level of every call
 class _Call:
     """One call at one level of the transform stack. A members' axis, where flagged, is axis 0."""
 
@@ -99,7 +99,10 @@ class _Call:
             return self._plain()
         if not factors_batched:
             axis = 1 if self.x_has_members else 0
-            lowered = replace(self, x=x if x_axis is None else x.movedim(x_axis, axis))
+            lowered = _Call(
+                x if x_axis is None else x.movedim(x_axis, axis),
+                *(base, left, right, self.scale, bias, self.members, self.x_has_members, self.bias_has_members),
+            )
             out_axis = None if x_axis is None else int(self.members is not None)
         else:
             members = left.shape[left_axis] if left_axis is not None else right.shape[right_axis]
@@ -135,7 +138,9 @@ class _Call:
             x = self.x.reshape(-1, columns)
             shared = F.linear(x, self.base, None if self.bias_has_members else self.bias)
             projected = (x @ self.right.movedim(0, 1).reshape(columns, -1)).view(x.shape[0], self.members, -1)
-            out = _begin(projected.movedim(1, 0), self.left, self.scale, bias if self.bias_has_members else shared)
+            # Contiguous, because an elementwise result is laid out like its inputs and the next layer would copy it.
+            projected = projected.movedim(1, 0).contiguous()
+            out = _begin(projected, self.left, self.scale, bias if self.bias_has_members else shared)
             if self.bias_has_members:
                 out += shared
             return out.view(self.members, *self.x.shape[:-1], rows)

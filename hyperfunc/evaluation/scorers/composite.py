@@ -61,14 +61,24 @@ class CompositeScorer:
         expected: Sequence[Any],
         inputs: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> list[ScoreResult]:
-        """:meth:`score` for every pair, in order, where all parts are synchronous; else use ``score_all``."""
+        """:meth:`score` for every pair, in order.
+
+        Raises:
+            EvaluationError: a part is asynchronous; await ``score_all`` instead.
+        """
+        for scorer, _ in self.scorers:
+            if inspect.iscoroutinefunction(scorer.score):
+                raise EvaluationError(
+                    f"{type(scorer).__qualname__}, a part of this CompositeScorer, is asynchronous; "
+                    "await score_all(...) instead of score_batch(...)"
+                )
         return score_batch(self, outputs, expected, inputs)
 
     def score_tensor(
         self,
-        outputs: Tensor,  # [*batch, examples, *features]
+        outputs: Tensor,  # [members, examples, *features]
         expected: Tensor,  # [examples, *features]
-    ) -> Tensor:  # [*batch, examples]
+    ) -> Tensor:  # [members, examples]
         """Weighted mean of the parts' scores.
 
         Raises:
