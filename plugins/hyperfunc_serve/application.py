@@ -99,5 +99,5 @@ def _handle_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestError, request_error)
     app.add_exception_handler(HTTPException, http_error)
-    for status, kind in _STATUS:
+    for kind, status in _STATUS:
         app.add_exception_handler(kind, answer_with(status))
