@@ -1,6 +1,6 @@
 """Values as tensors, for scorers that compare numbers. Knows shapes and dtypes, and no scorer.
 
-The axes have names here as everywhere: ``*batch`` (members, …), ``examples``, ``*features`` (what one output holds).
+The axes are named as everywhere: ``members`` of a population, ``examples``, ``*features`` (what one output holds).
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from torch import Tensor
 
 from hyperfunc.errors import EvaluationError
 
-__all__ = ["as_tensor", "is_numeric", "mean_over_features", "require_same_features", "stack_values", "wide"]
+__all__ = [
+    "as_tensor",
+    "has_class_axis",
+    "is_numeric",
+    "mean_over_features",
+    "require_same_features",
+    "stack_values",
+    "wide",
+]
 
 
 def is_numeric(value: object) -> bool:
@@ -65,27 +73,34 @@ def wide(values: Tensor) -> Tensor:
     return values.to(torch.float32 if values.is_floating_point() else torch.get_default_dtype())
 
 
+def has_class_axis(
+    outputs: Tensor,  # [members, examples, *positions, classes]
+    expected: Tensor,  # [examples, *positions]
+) -> bool:
+    """Whether ``outputs`` are scores per class: floating, with one axis more than the class numbers expected."""
+    return outputs.is_floating_point() and outputs.shape[1:-1] == expected.shape
+
+
 def require_same_features(
     scorer: object,
-    outputs: Tensor,  # [*batch, examples, *features]
+    outputs: Tensor,  # [members, examples, *features]
     expected: Tensor,  # [examples, *features]
 ) -> None:
     """Refuse shapes that would broadcast.
 
     Raises:
-        EvaluationError: the last axes of ``outputs`` are not the axes of ``expected``.
+        EvaluationError: the axes of ``outputs`` after the first are not the axes of ``expected``.
     """
-    if expected.ndim == 0 or outputs.shape[outputs.ndim - expected.ndim :] != expected.shape:
+    if expected.ndim == 0 or outputs.shape[1:] != expected.shape:
         raise EvaluationError(
-            f"{type(scorer).__qualname__} needs outputs [*batch, examples, *features] and expected "
+            f"{type(scorer).__qualname__} needs outputs [members, examples, *features] and expected "
             f"[examples, *features] with equal examples and features, got {list(outputs.shape)} and "
             f"{list(expected.shape)}"
         )
 
 
 def mean_over_features(
-    values: Tensor,  # [*batch, examples, *features]
-    expected: Tensor,  # [examples, *features]
-) -> Tensor:  # [*batch, examples]
-    """Mean over the feature axes, of which there are ``expected.ndim - 1``."""
-    return values if expected.ndim == 1 else values.flatten(values.ndim - expected.ndim + 1).mean(-1)
+    values: Tensor,  # [members, examples, *features], floating
+) -> Tensor:  # [members, examples]
+    """Mean over the feature axes."""
+    return values if values.ndim == 2 else values.flatten(2).mean(-1)

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import resolve_name
 from torch.utils._pytree import tree_map_only
 
 from hyperfunc.errors import FactoredOperationError
@@ -33,6 +32,9 @@ _PLAIN_TYPES = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 class FactoredTensor(Tensor):
     """``base + scale · left @ rightᵀ`` as a tensor, never materialised where it can be helped.
+
+    What an operation returns as a plain tensor (a row, a view that has no factored form) is a value of its own: writing
+    into it does not write into the weight.
 
     Args:
         base: ``[rows, *rest]``, floating point, shared by all members; more than two axes (a convolution's weight) are
@@ -81,7 +83,7 @@ class FactoredTensor(Tensor):
         if function in METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return function(*args, **keywords)
-        if all(issubclass(kind, cls) or kind in _PLAIN_TYPES for kind in types):
+        if "out" not in keywords and all(issubclass(kind, cls) or kind in _PLAIN_TYPES for kind in types):
             composite = COMPOSITES.get(function)
             if composite is not None:
                 return composite(*args, **keywords)
@@ -109,7 +111,7 @@ class FactoredTensor(Tensor):
             "not vmap or grad over the weight itself), or take the weight's .dense() first"
         )
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         rank, name = self.factors.left.shape[1], f", label={self.factors.label!r}" if self.factors.label else ""
         return f"FactoredTensor(shape={tuple(self.shape)}, rank={rank}, scale={self.factors.scale}{name})"
 
@@ -207,16 +209,29 @@ def _labels(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     return f" ({', '.join(named)})" if named else ""
 
 
+_BUILTIN_MODULES = {
+    "torch._C._nn": "torch.nn.functional.",
+    "torch._C._linalg": "torch.linalg.",
+    "torch._C._fft": "torch.fft.",
+    "torch._C._special": "torch.special.",
+}
+
+
 def operation_name(function: Any) -> str:
-    """The public name of a torch function, as a user would write it: ``torch.Tensor.add``, ``torch.linalg.svd``."""
-    name = resolve_name(function)
-    if name:
-        return str(name).removesuffix(".__get__")
+    """The name of a torch function as a user would write it: ``torch.Tensor.add``, ``torch.linalg.svd``.
+
+    ``torch.overrides.resolve_name`` knows them too, but takes three seconds to look them all up first.
+    """
+    name = str(getattr(function, "__name__", "") or type(function).__name__)
     owner: Any = getattr(function, "__self__", None)
-    bare: str = (
-        getattr(function, "__qualname__", None) or getattr(function, "__name__", None) or type(function).__name__
-    )
-    if bare.rpartition(".")[2] in ("__get__", "__set__", "__delete__") and getattr(owner, "__name__", ""):
-        return f"torch.Tensor.{owner.__name__}"
-    module = getattr(function, "__module__", None)
-    return f"{module}.{bare}" if module else str(bare)
+    if name in ("__get__", "__set__", "__delete__"):  # a property of Tensor, in C or in Python
+        attribute = getattr(owner, "fget", owner).__name__
+        return f"torch.Tensor.{attribute}" + ("" if name == "__get__" else f".{name}")
+    if getattr(function, "__objclass__", None) is not None or getattr(Tensor, name, None) is function:
+        return f"torch.Tensor.{name}"
+    module = str(getattr(function, "__module__", None) or "torch")
+    if module in _BUILTIN_MODULES:
+        return _BUILTIN_MODULES[module] + name.removeprefix("linalg_").removeprefix("fft_").removeprefix("special_")
+    if module.startswith("torch._ops"):
+        return str(function)
+    return f"{module}.{name}"

@@ -2,13 +2,14 @@
 
 An executor runs a program on a block in three steps::
 
-    leaves, in_dims = member_leaves(block)          # outside: what is batched, over which axis
+    leaves = member_leaves(block)                   # outside: what differs by member, axis 0
 
     def member(leaves, inputs):                     # inside vmap: one member's parameters
         return program(member_parameters(block, leaves), inputs)
 
-    torch.vmap(member, in_dims=(in_dims, None))(leaves, inputs)
+    torch.vmap(member, in_dims=(0, None))(leaves, inputs)
 
+Leaves are one flat tuple because vmap walks its arguments in Python: nested by name they cost as much as a small layer.
 The shared base of a factored parameter is no leaf: it reaches the inside by closure and is never batched. The gathered
 executor first picks the members of its K calls, ``picked = gather_members(block, index)``, and does the same with
 ``picked``: rows of ``left`` and ``right`` are copied, a dense weight is never built.
@@ -18,7 +19,7 @@ It does not know programs, executors or strategies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from itertools import islice
 
 from torch import Tensor
 
@@ -28,16 +29,16 @@ from hyperfunc.population.members import DenseMembers, FactoredMembers, MemberBl
 
 __all__ = ["Leaves", "as_member", "gather_members", "member_leaves", "member_parameters", "one_member"]
 
-Leaves = dict[str, tuple[Tensor, ...]]
-"""Parameter name -> what differs by member: ``(left, right)`` of a factored one, ``(values,)`` of a dense one."""
+Leaves = tuple[Tensor, ...]
+"""What differs by member, parameter after parameter: ``left, right`` of a factored one, ``values`` of a dense one."""
 
 
-def member_leaves(block: MemberBlock) -> tuple[Leaves, dict[str, tuple[int, ...]]]:
-    """What differs by member, and the axis it lies on, as two pytrees of one structure for ``torch.vmap``.
+def member_leaves(block: MemberBlock) -> Leaves:
+    """What differs by member, with the members' axis first: ``torch.vmap``'s argument, with ``in_dims`` 0.
 
     Returns:
-        ``leaves``: parameter name -> ``(left [P, rows, r], right [P, columns, r])`` or ``(values [P, *shape],)``.
-        ``in_dims``: the same structure, 0 everywhere.
+        For each parameter of the block, in its order, ``left [P, rows, r], right [P, columns, r]`` or
+        ``values [P, *shape]``.
 
     Raises:
         ShapeError: the parameters do not all have the same number of members.
@@ -46,14 +47,14 @@ def member_leaves(block: MemberBlock) -> tuple[Leaves, dict[str, tuple[int, ...]
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name}: {size}" for name, size in sorted(sizes.items()))
         raise ShapeError(f"expected one number of members in every parameter of a block, got {listed}")
-    leaves: Leaves = {
-        name: (values.left, values.right) if isinstance(values, FactoredMembers) else (values.values,)
-        for name, values in block.items()
-    }
-    return leaves, {name: (0,) * len(parts) for name, parts in leaves.items()}
+    return tuple(leaf for values in block.values() for leaf in _leaves(values))
 
 
-def as_member(values: MemberValues, leaves: tuple[Tensor, ...], label: str = "") -> Tensor:
+def _leaves(values: MemberValues) -> Leaves:
+    return (values.left, values.right) if isinstance(values, FactoredMembers) else (values.values,)
+
+
+def as_member(values: MemberValues, leaves: Leaves, label: str = "") -> Tensor:
     """One member's value of one parameter, from its leaves; inside ``torch.vmap`` or outside.
 
     Args:
@@ -71,15 +72,22 @@ def as_member(values: MemberValues, leaves: tuple[Tensor, ...], label: str = "")
     return value
 
 
-def member_parameters(block: MemberBlock, leaves: Mapping[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
-    """One member's parameters, by name: `as_member` for a whole block."""
-    return {name: as_member(block[name], parts, name) for name, parts in leaves.items()}
+def member_parameters(block: MemberBlock, leaves: Leaves) -> dict[str, Tensor]:
+    """One member's parameters by name, from its leaves: `as_member` for a whole block.
+
+    Raises:
+        ShapeError: the leaves are not this block's.
+    """
+    counts = {name: 2 if isinstance(values, FactoredMembers) else 1 for name, values in block.items()}
+    if sum(counts.values()) != len(leaves):
+        raise ShapeError(f"expected the {sum(counts.values())} leaves of this block, got {len(leaves)}")
+    parts = iter(leaves)
+    return {name: as_member(block[name], tuple(islice(parts, count)), name) for name, count in counts.items()}
 
 
 def one_member(block: MemberBlock, index: int) -> dict[str, Tensor]:
     """Member ``index``'s parameters outside ``torch.vmap``, factored ones still factored: for one-by-one runs."""
-    leaves, _ = member_leaves(block)
-    return member_parameters(block, {name: tuple(part[index] for part in parts) for name, parts in leaves.items()})
+    return member_parameters(block, tuple(leaf[index] for leaf in member_leaves(block)))
 
 
 def gather_members(block: MemberBlock, index: Tensor) -> dict[str, MemberValues]:

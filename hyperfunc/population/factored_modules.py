@@ -24,13 +24,30 @@ def _run_as_written(function: Any) -> Callable[..., Any]:
     """``function`` with its own ``has_torch_function`` check answering no; what it calls still checks."""
     body = FunctionType(
         function.__code__,
-        {**function.__globals__, "has_torch_function": lambda _: False},
+        {**function.__globals__, "has_torch_function": lambda _: False, "scaled_dot_product_attention": attention},
         function.__name__,
         function.__defaults__,
         function.__closure__,
     )
     body.__kwdefaults__ = function.__kwdefaults__
     return body
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False
+) -> Tensor:
+    """``F.scaled_dot_product_attention``; under a transform in steps, because its CPU kernel has no batching rule.
+
+    torch would fall back to one call per member, with a warning. ``query [..., L, E]``, ``key [..., S, E]``.
+    """
+    if not torch._C._are_functorch_transforms_active():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal)
+    scores = (query * query.shape[-1] ** -0.5) @ key.mT
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return F.dropout(torch.softmax(scores, -1), dropout_p, training=dropout_p > 0) @ value
 
 
 def gru_cell(input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None) -> Tensor:

@@ -113,9 +113,10 @@ def permute(_: Any, input: Any, *dims: Any) -> Any:
 
 def reshape(function: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     """Any reshaping that leaves the rows alone; the columns keep their order, whatever axes they are cut into."""
-    if any(isinstance(argument, Factors | torch.dtype) for argument in (*args, *kwargs.values())):
-        return NotImplemented
-    base = function(self.base, *args, **kwargs)
+    if not isinstance(self, Factors) or any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):
+        return NotImplemented  # plain.view_as(w), or view(dtype), which reinterprets bits
+    like = (argument.base if isinstance(argument, Factors) else argument for argument in args)
+    base = function(self.base, *like, **kwargs)
     return self.with_base(base) if base.ndim >= 2 and base.shape[0] == self.base.shape[0] else NotImplemented
 
 
@@ -142,6 +143,11 @@ def unchanged(_: Any, input: Any, *_args: Any, **_kwargs: Any) -> Any:
 
 def detach(_: Any, input: Any) -> Any:
     return input.detached()
+
+
+def needs_grad(_: Any, self: Any) -> bool:
+    """``.requires_grad`` is the parts' business: gradients flow through them, and the wrapper has no history."""
+    return bool(self.requires_grad)
 
 
 def require_grad(_: Any, self: Any, requires_grad: bool = True) -> Any:
@@ -276,6 +282,7 @@ def _table() -> dict[Any, Rule]:
         (negative, (torch.neg, tensor.neg, torch.negative, tensor.negative, tensor.__neg__)),
         (unchanged, (torch.clone, tensor.clone, tensor.contiguous, torch.positive, tensor.positive, tensor.__pos__)),
         (detach, (torch.detach, tensor.detach)),
+        (needs_grad, (tensor.requires_grad.__get__,)),
         (require_grad, (tensor.requires_grad_,)),
         (
             convert,

@@ -95,7 +95,7 @@ def run_lifted(program: Program, block: MemberBlock, groups: list[InputGroup], r
 def _run_group(
     program: Program, block: MemberBlock, members: int, group: InputGroup, runner: asyncio.Runner
 ) -> LiftedGroup:
-    leaves_of_members, members_axis = member_leaves(block)
+    leaves_of_members = member_leaves(block)
     counts = [t._version for t in group.tensors]
     refusals: list[str] = []
     shape: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def _run_group(
     if group.tensors:
         mapped = torch.vmap(mapped, in_dims=(None, 0))
     if block:
-        mapped = torch.vmap(mapped, in_dims=(members_axis, None))
+        mapped = torch.vmap(mapped, in_dims=(0, None))
     guard = _ReadGuard()
     try:
         with guard:

@@ -38,8 +38,8 @@ class BlockWorkers:
             self._runners.append(runner)
 
     async def map(self, work: Callable[[int, asyncio.Runner], T], indices: Sequence[int], *, at_once: int) -> list[T]:
-        """``work(index, runner)`` for every index, ``at_once`` at a time, results in order. The first error cancels what
-        has not begun, waits for what has, and is raised."""
+        """``work(index, runner)`` for every index, ``at_once`` at a time, results in order. The first error cancels
+        what has not begun, waits for what has, and is raised."""
         loop = asyncio.get_running_loop()
         limit = asyncio.Semaphore(max(1, min(at_once, self.count)))
         threads_here = torch.get_num_threads()
@@ -64,6 +64,12 @@ class BlockWorkers:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
+        # Closing a loop runs it once more, which the caller's thread, inside its own loop, may not do.
+        closer = threading.Thread(target=self._close_runners)
+        closer.start()
+        closer.join()
+
+    def _close_runners(self) -> None:
         for runner in self._runners:
             runner.close()
         self._runners.clear()

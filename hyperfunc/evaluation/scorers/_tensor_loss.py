@@ -25,7 +25,7 @@ class TensorFunctionScorer(BaseScorer):
 
     @abstractmethod
     def score_tensor(self, outputs: Tensor, expected: Tensor) -> Tensor:
-        """Scores ``[*batch, examples]`` of outputs ``[*batch, examples, *features]``."""
+        """Scores ``[members, examples]`` of outputs ``[members, examples, *features]``."""
 
     def score(self, output: Any, expected: Any, inputs: Mapping[str, Any] | None = None) -> ScoreResult:
         """Score one output; equal to :meth:`score_tensor` on it."""

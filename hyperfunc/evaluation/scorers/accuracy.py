@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperfunc.errors import EvaluationError
 from hyperfunc.evaluation.scorers._tensor_loss import TensorFunctionScorer
-from hyperfunc.evaluation.tensors import mean_over_features, require_same_features, wide
+from hyperfunc.evaluation.tensors import has_class_axis, mean_over_features, require_same_features, wide
 
 __all__ = ["Accuracy"]
 
@@ -38,19 +38,18 @@ class Accuracy(TensorFunctionScorer):
 
     def score_tensor(
         self,
-        outputs: Tensor,  # [*batch, examples, *positions, classes] floating, or [*batch, examples, *positions]
+        outputs: Tensor,  # [members, examples, *positions, classes] floating, or [members, examples, *positions]
         expected: Tensor,  # [examples, *positions], class numbers (integers, or whole numbers as floats)
-    ) -> Tensor:  # [*batch, examples], in [0, 1]
+    ) -> Tensor:  # [members, examples], in [0, 1]
         """Share of right classes per example.
 
         Raises:
             EvaluationError: shapes that do not belong together, or floating outputs that need a ``threshold``.
         """
-        has_class_axis = outputs.ndim > expected.ndim and outputs.shape[-1 - expected.ndim : -1] == expected.shape
         if self.threshold is not None:
             require_same_features(self, outputs, expected)
             right = ((outputs > self.threshold) == (expected > 0.5)) & ~outputs.isnan()
-        elif outputs.is_floating_point() and has_class_axis:
+        elif has_class_axis(outputs, expected):
             right = (outputs.argmax(-1) == expected) & ~outputs.isnan().any(-1)
         elif outputs.is_floating_point():
             raise EvaluationError(
@@ -61,7 +60,7 @@ class Accuracy(TensorFunctionScorer):
         else:
             require_same_features(self, outputs, expected)
             right = outputs == expected
-        return mean_over_features(wide(right), expected)
+        return mean_over_features(wide(right))
 
     def feedback(self, score: float, output: Any, expected: Any) -> str:
         """What was expected, unless all was right."""

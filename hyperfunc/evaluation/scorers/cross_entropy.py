@@ -21,7 +21,7 @@ class CrossEntropy(TensorFunctionScorer):
     """``log softmax(output)[expected class]``: 0 for a certain and right output, unbounded below.
 
     Outputs are logits with the classes on the last axis. What is expected is either a class number (integers) or a
-    probability for each class (floating). Sequences (``[*batch, examples, positions, classes]``) score the mean over
+    probability for each class (floating). Sequences (``[members, examples, positions, classes]``) score the mean over
     positions.
 
     Args:
@@ -36,25 +36,24 @@ class CrossEntropy(TensorFunctionScorer):
 
     def score_tensor(
         self,
-        outputs: Tensor,  # [*batch, examples, *positions, classes]
+        outputs: Tensor,  # [members, examples, *positions, classes]
         expected: Tensor,  # [examples, *positions] integers, or [examples, *positions, classes] probabilities
-    ) -> Tensor:  # [*batch, examples]
+    ) -> Tensor:  # [members, examples]
         """Log-likelihood per example.
 
         Raises:
             EvaluationError: shapes that do not belong together, fewer than 2 classes, or a class out of range.
         """
         logits = wide(outputs)
-        if logits.ndim < 2 or logits.shape[-1] < 2:
+        if logits.ndim < 3 or logits.shape[-1] < 2:
             raise EvaluationError(
-                "CrossEntropy needs logits [*batch, examples, classes] of at least 2 classes, "
+                "CrossEntropy needs logits [members, examples, classes] of at least 2 classes, "
                 f"got {list(outputs.shape)}"
             )
         log_probabilities = functional.log_softmax(logits, dim=-1)
         if expected.is_floating_point():
             require_same_features(self, outputs, expected)
             likelihood = (log_probabilities * expected.to(logits.dtype)).sum(-1)
-            per_position = expected[..., 0]
         else:
             require_same_features(self, outputs[..., 0], expected)
             classes = logits.shape[-1]
@@ -65,10 +64,9 @@ class CrossEntropy(TensorFunctionScorer):
                 )
             chosen = expected.long().expand(logits.shape[:-1]).unsqueeze(-1)
             likelihood = log_probabilities.gather(-1, chosen).squeeze(-1)
-            per_position = expected
         if self.label_smoothing:
             likelihood = torch.lerp(likelihood, log_probabilities.mean(-1), self.label_smoothing)
-        return mean_over_features(likelihood, per_position)
+        return mean_over_features(likelihood)
 
     def feedback(self, score: float, output: Any, expected: Any) -> str:
         """The log-likelihood in words."""

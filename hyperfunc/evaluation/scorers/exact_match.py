@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hyperfunc.evaluation.results import ScoreResult
 from hyperfunc.evaluation.scoring import BaseScorer
-from hyperfunc.evaluation.tensors import as_tensor, is_numeric, mean_over_features, require_same_features
+from hyperfunc.evaluation.tensors import as_tensor, is_numeric, require_same_features, wide
 
 __all__ = ["ExactMatch"]
 
@@ -49,20 +48,18 @@ class ExactMatch(BaseScorer):
 
     def score_tensor(
         self,
-        outputs: Tensor,  # [*batch, examples, *features]
+        outputs: Tensor,  # [members, examples, *features]
         expected: Tensor,  # [examples, *features]
-    ) -> Tensor:  # [*batch, examples], 0 or 1
+    ) -> Tensor:  # [members, examples], 0 or 1
         """1 where all features of an example are equal."""
         require_same_features(self, outputs, expected)
         equal = (outputs == expected.to(outputs.dtype)) if outputs.is_floating_point() else (outputs == expected)
-        return (mean_over_features(equal.to(torch.float32), expected) == 1).to(torch.get_default_dtype())
+        return wide(equal.flatten(2).all(-1) if equal.ndim > 2 else equal)
 
     def _equal(self, output: Any, expected: Any) -> bool:
+        if isinstance(output, (int, float)) and isinstance(expected, (int, float)):
+            return output == expected
         if is_numeric(output) and is_numeric(expected):
-            if not isinstance(output, Tensor) and not isinstance(expected, Tensor):
-                plain = not hasattr(output, "shape") and not hasattr(expected, "shape")
-                if plain:
-                    return bool(output == expected)
             return _tensors_equal(as_tensor(output), as_tensor(expected))
         if isinstance(output, Mapping) and isinstance(expected, Mapping):
             return output.keys() == expected.keys() and all(self._equal(output[key], expected[key]) for key in expected)

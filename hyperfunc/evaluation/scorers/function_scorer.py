@@ -31,6 +31,8 @@ class FunctionScorer:
         takes_any = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
         required = sum(parameter.default is inspect.Parameter.empty for parameter in positional)
         self._argument_count = 3 if takes_any else min(3, len(positional))
+        called = function if inspect.isroutine(function) else type(function).__call__
+        self.asynchronous = inspect.iscoroutinefunction(inspect.unwrap(called))
         if self._argument_count == 0 or required > 3:
             raise EvaluationError(
                 f"a scoring function takes (output), (output, expected) or (output, expected, inputs); "
@@ -41,8 +43,14 @@ class FunctionScorer:
         self, output: Any, expected: Any, inputs: Mapping[str, Any] | None = None
     ) -> ScoreResult | Awaitable[ScoreResult]:
         """Call the function; awaitable when the function is asynchronous."""
-        answer = self.function(*(output, expected, inputs)[: self._argument_count])
+        arguments = (output, expected, inputs)[: self._argument_count]
+        if self.asynchronous:
+            return self._score_later(arguments)
+        answer = self.function(*arguments)
         return self._wait(answer) if inspect.isawaitable(answer) else _as_result(answer)
+
+    async def _score_later(self, arguments: tuple[Any, ...]) -> ScoreResult:
+        return _as_result(await self.function(*arguments))
 
     async def _wait(self, answer: Awaitable[Any]) -> ScoreResult:
         return _as_result(await answer)

@@ -68,16 +68,16 @@ class NumericDistance(BaseScorer):
 
     def score_tensor(
         self,
-        outputs: Tensor,  # [*batch, examples, *features]
+        outputs: Tensor,  # [members, examples, *features]
         expected: Tensor,  # [examples, *features]
-    ) -> Tensor:  # [*batch, examples], in [0, 1]
+    ) -> Tensor:  # [members, examples], in [0, 1]
         """Mean over features of each element's nearness."""
         require_same_features(self, outputs, expected)
         target = wide(expected)
         distance = (wide(outputs) - target).abs()
         reach = target.abs() + 1 if self.max_distance is None else self.max_distance
         nearness = (1 - distance / reach).clamp(min=0).nan_to_num(nan=0.0)
-        return mean_over_features(torch.where(distance <= self.tolerance, 1.0, nearness), expected)
+        return mean_over_features(torch.where(distance <= self.tolerance, 1.0, nearness))
 
 
 def _numbers(value: Any) -> Tensor | None:

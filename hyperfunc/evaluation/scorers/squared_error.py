@@ -21,12 +21,12 @@ class MeanSquaredError(TensorFunctionScorer):
 
     def score_tensor(
         self,
-        outputs: Tensor,  # [*batch, examples, *features]
+        outputs: Tensor,  # [members, examples, *features]
         expected: Tensor,  # [examples, *features]
-    ) -> Tensor:  # [*batch, examples]
+    ) -> Tensor:  # [members, examples]
         """Negated squared error per example; computed in float32 or, where either side is, in float64."""
         require_same_features(self, outputs, expected)
-        return mean_over_features((wide(outputs) - wide(expected)).square().neg(), expected)
+        return mean_over_features((wide(outputs) - wide(expected)).square().neg())
 
 
 MSE = MeanSquaredError
