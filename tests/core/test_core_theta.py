@@ -40,7 +40,9 @@ THETA = Theta({"b.prompt": "hi", "a.hp": torch.arange(6.0).reshape(2, 3), "c.tab
 
 class TestValue:
     def test_it_is_ordered_hashed_by_content_and_equal_by_content(self):
-        same = Theta({"c.table": {"k": [1, True, None, 0.5]}, "a.hp": torch.arange(6.0).reshape(2, 3), "b.prompt": "hi"})
+        same = Theta(
+            {"c.table": {"k": [1, True, None, 0.5]}, "a.hp": torch.arange(6.0).reshape(2, 3), "b.prompt": "hi"}
+        )
         assert list(THETA) == ["a.hp", "b.prompt", "c.table"]
         assert (THETA, hash(THETA), THETA.content_hash) == (same, hash(same), same.content_hash)
 
