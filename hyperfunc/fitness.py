@@ -62,7 +62,7 @@ class Fitness:
             raise EvaluationError("nothing to evaluate: expected at least one example, got none")
         if isinstance(metric, str):
             metric = current_plugins().get("scorers", metric)()
-        self._scorer: Scorer | None = metric if hasattr(metric, "score") else None  # type: ignore[assignment]
+        self._scorer: Scorer | None = metric if hasattr(metric, "score") else None
         if self._scorer is None and not callable(metric):
             raise EvaluationError(
                 f"a metric must be a function (predictions, expected) -> float or a scorer with .score(), got {metric!r}"
