@@ -1,7 +1,8 @@
 """Calls of a ``batched=True`` function: whole batches handed to it as they are, for what vmap cannot do.
 
-A batch has one set of parameters, so calls are grouped by member unless all members have the same. What a batch contains
-depends on which calls came along, and so may the bits of its results: what the function does with a batch is its own affair.
+A batch has one set of parameters, so calls are grouped by member unless all members have the same. What a batch
+contains depends on which calls came along, and so may the bits of its results: what the function does with a batch is
+its own affair.
 
 Knows nothing of when batches run.
 """
@@ -104,7 +105,8 @@ class BatchGroup:
             result = await result
         if len(result) != len(calls):
             raise ExecutionError(
-                f"{self.component.name} is batched: expected {len(calls)} results for {len(calls)} calls, got {len(result)}"
+                f"{self.component.name} is batched: expected {len(calls)} results for {len(calls)} calls, "
+                f"got {len(result)}"
             )
         results = result.unbind(0) if isinstance(result, Tensor) else list(result)
         return [call.brought_home(one) for call, one in zip(calls, results, strict=True)]

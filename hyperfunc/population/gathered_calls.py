@@ -1,9 +1,9 @@
 """Calls of one hyperfunction that may share a kernel, from the first one made alone to the last one answered.
 
 The first call of a group is made alone, by the task that made it: a function that really waits, or that calls other
-hyperfunctions, is seen before a kernel could touch it. The value of that call must then come out of a kernel too. What a
-kernel refuses is made one by one from then on, and the reason is kept. In a kernel that raises, halves are tried until the
-guilty calls are found; only they fail.
+hyperfunctions, is seen before a kernel could touch it. The value of that call must then come out of a kernel too. What
+a kernel refuses is made one by one from then on, and the reason is kept. Where a kernel raises, halves of it are tried
+until the guilty calls are found; only they fail.
 
 Knows nothing of when kernels run.
 """
@@ -11,8 +11,9 @@ Knows nothing of when kernels run.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +22,6 @@ from torch.utils import _pytree as pytree
 
 from hyperfunc.binding import Binding, ComponentScope, Frame, bound
 from hyperfunc.calling import prepare_injected
-from hyperfunc.errors import ExecutionError
 from hyperfunc.population.gathered_arguments import Layout
 from hyperfunc.population.gathered_kernel import ComponentParameters, GatheredKernel, KernelRefusedError
 from hyperfunc.population.proof import first_difference
@@ -69,6 +69,8 @@ class QueueOfCalls(Protocol):
 
     def made_alone(self, component: Component, reason: str) -> None: ...
 
+    def start(self, batch: Coroutine[Any, Any, None], context: contextvars.Context) -> None: ...
+
 
 class Component:
     """One hyperfunction under one name.
@@ -77,9 +79,19 @@ class Component:
         parameters: what the block gives to it.
         refused: why none of its calls can be gathered; empty where they can.
         groups: its calls by structure, shapes, dtypes and constants.
+        of_one_tensor: groups of calls with one tensor as their only argument, by its shape, dtype and device.
     """
 
-    __slots__ = ("function", "groups", "injected_names", "injected_position", "name", "parameters", "refused")
+    __slots__ = (
+        "function",
+        "groups",
+        "injected_names",
+        "injected_position",
+        "name",
+        "of_one_tensor",
+        "parameters",
+        "refused",
+    )
 
     def __init__(self, function: Any, name: str, parameters: ComponentParameters | None, refused: str = "") -> None:
         self.function = function
@@ -87,6 +99,7 @@ class Component:
         self.parameters = parameters
         self.refused = refused
         self.groups: dict[Hashable, Any] = {}
+        self.of_one_tensor: dict[Hashable, KernelGroup] = {}
         self.injected_names: frozenset[str] = function.accepted_injections
         self.injected_position: int = function.injected_position
 
@@ -195,22 +208,23 @@ class KernelGroup:
 
     def answer(self, call: GatheredCall) -> Generator[Any, Any, Any]:
         """The result of a call made before the group was proven."""
+        value = EAGERLY
         if self._reference is None and not self.refused:
             made_alone, value = yield from self._first(call)
             if made_alone:
                 return value
-        if self.refused:
-            self.queue.made_alone(self.component, self.refused)
-            return (yield from call.alone().__await__())
-        self.queue.enqueue(self, call)
-        answer = yield from call.future
-        if answer is not EAGERLY:
-            return answer
+        if not self.refused:
+            self.queue.enqueue(self, call)
+            answer = yield from call.future
+            if answer is not EAGERLY:
+                return answer
         self.queue.made_alone(self.component, self.refused)
+        if value is not EAGERLY:
+            return value  # this was the first call; it has been made
         return (yield from call.alone().__await__())
 
     def _first(self, call: GatheredCall) -> Generator[Any, Any, tuple[bool, Any]]:
-        """Make the call alone and see what kind of function it is: ``(whether that was the call, its value)``."""
+        """Make the call alone and see what kind of function it is: ``(whether that settles it, its value)``."""
         result = call.alone().__await__()
         around, self.queue.first_call = self.queue.first_call, self
         try:
@@ -220,7 +234,7 @@ class KernelGroup:
                 self.queue.made_alone(self.component, self.refused)
                 return True, stop.value
             self._reference = (call, stop.value)
-            return False, None
+            return False, stop.value
         finally:
             self.queue.first_call = around
         self.refused = self.refused or "it waits for something"
@@ -304,20 +318,22 @@ def _packed(
     calls: list[GatheredCall], rows: int, most: int
 ) -> Generator[tuple[Sequence[int], Sequence[GatheredCall]], None, None]:
     """Kernels in which every call has its own row: a run with several calls needs several kernels."""
+    slots = [call.run.slot % rows for call in calls]
+    if len(calls) <= most and len(set(slots)) == len(slots):
+        yield slots, calls
+        return
     layers: list[tuple[list[int], list[GatheredCall]]] = []
     depth: dict[int, int] = {}
-    for call in calls:
-        slot = call.run.slot % rows
+    for slot, call in zip(slots, calls, strict=True):
         layer = depth.get(slot, 0)
         depth[slot] = layer + 1
         if layer == len(layers):
             layers.append(([], []))
-        slots, together = layers[layer]
-        slots.append(slot)
-        together.append(call)
-    for slots, together in layers:
+        layers[layer][0].append(slot)
+        layers[layer][1].append(call)
+    for used, together in layers:
         for start in range(0, len(together), most):
-            yield slots[start : start + most], together[start : start + most]
+            yield used[start : start + most], together[start : start + most]
 
 
 def _rest_of(started: Generator[Any, Any, Any], waiting_for: Any) -> Generator[Any, Any, Any]:

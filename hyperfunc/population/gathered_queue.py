@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from hyperfunc.binding import Binding, CallDefaults, ComponentScope
-from hyperfunc.population.gathered_arguments import describe
+from hyperfunc.population.gathered_arguments import describe, flat_key
 from hyperfunc.population.gathered_batched import BatchGroup, batch_key
 from hyperfunc.population.gathered_calls import Component, GatheredCall, KernelGroup, Placement
 from hyperfunc.population.gathered_kernel import ComponentParameters, kernel_rows
@@ -61,12 +61,14 @@ class MemberRun:
         if queue.first_call is not None and not queue.first_call.refused:
             queue.first_call.refused = f"it calls the hyperfunction {name}"
         if not queue.defaults.none_apply:
-            return queue.made_alone(component, "limits of the settings apply to it")
+            queue.made_alone(component, "limits of the settings apply to it")
+            return None
         if component.refused:
-            return queue.made_alone(component, component.refused)
+            queue.made_alone(component, component.refused)
+            return None
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             tensor = args[0]
-            group = component.groups.get((tensor.shape, tensor.dtype, tensor.device))
+            group = component.of_one_tensor.get((tensor.shape, tensor.dtype, tensor.device))
             if group is not None and group.proven:
                 future = queue.loop.create_future()
                 queue.enqueue(group, GatheredCall(self, group, args, kwargs, args, future))
@@ -143,7 +145,7 @@ class CallQueue:
         return component
 
     def made_alone(self, component: Component, reason: str) -> None:
-        """Note that a call is made outside the queue."""
+        """Note that a call is made outside the queue, and the first reason for that."""
         self.eager_calls += 1
         self.reasons.setdefault(component.name, reason)
 
@@ -152,7 +154,8 @@ class CallQueue:
     ) -> Awaitable[Any] | None:
         """Take a call into its group, or return ``None``."""
         if len(args) > component.injected_position or not component.injected_names.isdisjoint(kwargs):
-            return self.made_alone(component, "the caller gave it its parameters")
+            self.made_alone(component, "the caller gave it its parameters")
+            return None
         tensors: tuple[Tensor, ...] = ()
         key: Hashable
         group: KernelGroup | BatchGroup | None
@@ -162,20 +165,30 @@ class CallQueue:
             if group is None:
                 group = component.groups[key] = BatchGroup(component, self)
         else:
-            described = describe(args, kwargs)
-            if isinstance(described, str):
-                return self.made_alone(component, described)
-            key, tensors, layout = described
+            flat = flat_key(args, kwargs)
+            group = None if flat is None else component.groups.get(flat[0])
+            if flat is None or group is None:
+                described = describe(args, kwargs)
+                if isinstance(described, str):
+                    self.made_alone(component, described)
+                    return None
+                key, tensors, layout = described
+            if flat is not None:
+                key, tensors = flat
             group = component.groups.get(key)
             if group is None:
                 if len(component.groups) >= _MOST_GROUPS:
-                    return self.made_alone(component, f"it is called in more than {_MOST_GROUPS} different ways")
+                    self.made_alone(component, f"it is called in more than {_MOST_GROUPS} different ways")
+                    return None
                 assert component.parameters is not None
                 inputs = sum(tensor.numel() for tensor in tensors)
                 rows = kernel_rows(component.parameters, inputs, self.settings.memory_bytes)
                 group = component.groups[key] = KernelGroup(component, self, layout, rows)
+                if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+                    component.of_one_tensor[args[0].shape, args[0].dtype, args[0].device] = group
         if group.refused:
-            return self.made_alone(component, group.refused)
+            self.made_alone(component, group.refused)
+            return None
         call = GatheredCall(run, group, args, kwargs, tensors, self.loop.create_future())
         if not group.proven:
             return call

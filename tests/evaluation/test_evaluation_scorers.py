@@ -303,7 +303,16 @@ def test_trailing_ones_are_dropped_and_nothing_else_is_broadcast(members, exampl
 
 
 @pytest.mark.parametrize(
-    ("outputs", "expected"), [((3, 4), (5,)), ((3,), (3,)), ((3, 0), (0,)), ((0, 3), (3,)), ((2, 3), ())]
+    ("outputs", "expected"),
+    [
+        ((3, 4), (5,)),
+        ((3, 4, 2, 3), (4, 3, 2)),
+        ((3, 4, 6), (4, 2, 3)),
+        ((3,), (3,)),
+        ((3, 0), (0,)),
+        ((0, 3), (3,)),
+        ((2, 3), ()),
+    ],
 )
 def test_shapes_that_do_not_belong_together_are_both_named(outputs, expected):
     with pytest.raises(EvaluationError, match=r"example|nothing to score"):
