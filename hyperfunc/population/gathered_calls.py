@@ -28,7 +28,16 @@ from hyperfunc.population.gathered_kernel import ComponentParameters, GatheredKe
 from hyperfunc.population.proof import first_difference
 from hyperfunc.settings import Settings
 
-__all__ = ["EAGERLY", "Component", "GatheredCall", "KernelGroup", "Placement", "QueueOfCalls", "RunOfMember", "UnprovenCall"]
+__all__ = [
+    "EAGERLY",
+    "Component",
+    "GatheredCall",
+    "KernelGroup",
+    "Placement",
+    "QueueOfCalls",
+    "RunOfMember",
+    "UnprovenCall",
+]
 
 EAGERLY = object()
 """An answer: make this call alone after all."""

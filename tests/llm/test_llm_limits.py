@@ -227,8 +227,8 @@ async def test_one_429_pauses_fifty_workers_once(
     results = await asyncio.gather(*(ask(runtime, f"item {i} ") for i in range(150)), return_exceptions=True)
     assert all(not isinstance(r, BaseException) for r in results)
     times = server.arrivals()
-    (rejected_at, _), = times["rejections"]
-    (start, end), = runtime.state.gate("m", runtime.endpoint("m")).cooldowns
+    ((rejected_at, _),) = times["rejections"]
+    ((start, end),) = runtime.state.gate("m", runtime.endpoint("m")).cooldowns
     pause = 0.9 if retry_after == "1" else 0.5
     assert end - start > pause
     arrivals = times["arrivals"]
@@ -247,7 +247,7 @@ async def test_the_pause_outlives_the_one_who_reported_it(
     reporter = asyncio.create_task(ask(runtime, "first"))
     while not server.arrivals()["rejections"]:
         await asyncio.sleep(0.001)
-    (rejected_at, _), = server.arrivals()["rejections"]
+    ((rejected_at, _),) = server.arrivals()["rejections"]
     await asyncio.sleep(0.02)
     reporter.cancel()
     await ask(runtime, "second")
