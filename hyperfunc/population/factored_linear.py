@@ -15,8 +15,8 @@ autograd transforms, autocast) takes the same formula written in plain operation
 Tried on two cores at 512 and 2048 rows of width 512, and not kept: adding the perturbation afterwards in place
 (``addcmul_``), and running either form over chunks of 256 to 1024 rows that fit the second-level cache. All are within
 the noise of this one, at 93 to 100 % of the bare product. Left to vmap's own rules, the plain formula reaches 50 to
-75 %. A ``torch.autograd.Function`` with a vmap rule adds 115 µs per call and level, a ``torch.library.custom_op`` 50 µs,
-this 15 µs.
+75 %. A ``torch.autograd.Function`` with a vmap rule adds 115 µs per call and level, a ``torch.library.custom_op`` 50,
+this 15.
 
 It does not know `FactoredTensor`, nor which torch function was called.
 """

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from hyperfunc.errors import ConfigurationError
+from hyperfunc.function import hyperfunction
+from hyperfunc.system import HyperSystem
 from hyperfunc_memory import (
     ExtractionError,
     LLMExtractor,
@@ -176,6 +178,27 @@ async def test_a_bad_extractor_is_our_error(returned: Any) -> None:
 async def test_messages_must_be_text(memory: Memory) -> None:
     with pytest.raises(MemoryInputError, match="assistant_response must be text"):
         await memory.store_turn("x", None)  # type: ignore[arg-type]
+
+
+async def test_a_hyperfunction_extracts_with_the_prompt_of_its_binding() -> None:
+    @hyperfunction(prompt="colour", io=True)
+    async def extractor(user_message: str, assistant_response: str, *, prompt: str) -> str:
+        return json.dumps([{"content": f"{prompt}: {user_message}", "subject": prompt}])
+
+    class Rememberer(HyperSystem):
+        def __init__(self, store: Memory) -> None:
+            super().__init__()
+            self.store = store
+            self.extractor = extractor
+
+        async def run(self, message: str) -> list[str]:
+            return [entry.content for entry in await self.store.store_turn(message, "ok")]
+
+    with Memory(extractor=extractor) as memory:
+        system = Rememberer(memory)
+        assert await system.execute({"message": "red"}) == ["colour: red"]
+        assert await system.execute({"message": "red"}, theta={"extractor.prompt": "mood"}) == ["mood: red"]
+        assert {entry.subject for entry in memory.get_all()} == {"colour", "mood"}
 
 
 async def test_an_extractors_own_error_passes_through() -> None:
