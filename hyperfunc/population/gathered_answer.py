@@ -19,7 +19,7 @@ __all__ = ["Answer"]
 class Answer:
     """An awaitable result, set once."""
 
-    __slots__ = ("_asyncio_future_blocking", "_context", "_wakeup", "error", "loop", "resolved", "value")
+    __slots__ = ("_asyncio_future_blocking", "context", "error", "loop", "resolved", "value", "wakeup")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -27,8 +27,8 @@ class Answer:
         self.value: Any = None
         self.error: BaseException | None = None
         self._asyncio_future_blocking = False
-        self._wakeup: Callable[[Answer], object] | None = None
-        self._context: contextvars.Context | None = None
+        self.wakeup: Callable[[Answer], object] | None = None
+        self.context: contextvars.Context | None = None
 
     # --- for whoever answers -------------------------------------------------------------------------------------
 
@@ -40,10 +40,8 @@ class Answer:
 
     def wake(self) -> None:
         """Step the waiting task, here and now. Only from a callback of the event loop: no task may be running."""
-        wakeup, context = self._wakeup, self._context
-        if wakeup is not None and context is not None:
-            self._wakeup = self._context = None
-            context.run(wakeup, self)
+        if self.wakeup is not None and self.context is not None:
+            self.context.run(self.wakeup, self)
 
     def answer_soon(self, value: Any, error: BaseException | None = None) -> None:
         """Set the result and let the event loop wake the task; from anywhere in its thread."""
@@ -77,5 +75,5 @@ class Answer:
     def add_done_callback(
         self, wakeup: Callable[[Answer], object], *, context: contextvars.Context | None = None
     ) -> None:
-        self._context = contextvars.copy_context() if context is None else context
-        self._wakeup = wakeup
+        self.context = contextvars.copy_context() if context is None else context
+        self.wakeup = wakeup

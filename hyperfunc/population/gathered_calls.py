@@ -28,7 +28,16 @@ from hyperfunc.population.gathered_kernel import ComponentParameters, GatheredKe
 from hyperfunc.population.proof import first_difference
 from hyperfunc.settings import Settings
 
-__all__ = ["EAGERLY", "Component", "GatheredCall", "KernelGroup", "Placement", "QueueOfCalls", "RunOfMember", "UnprovenCall"]
+__all__ = [
+    "EAGERLY",
+    "Component",
+    "GatheredCall",
+    "KernelGroup",
+    "Placement",
+    "QueueOfCalls",
+    "RunOfMember",
+    "UnprovenCall",
+]
 
 EAGERLY = object()
 """An answer: make this call alone after all."""
@@ -120,7 +129,11 @@ class GatheredCall(Answer):
         tensors: tuple[Tensor, ...],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        super().__init__(loop)
+        # What Answer.__init__ does, without the call of it: this is made for every call of a program.
+        self.loop = loop
+        self.resolved = False
+        self.value = self.error = self.wakeup = self.context = None
+        self._asyncio_future_blocking = False
         self.run = run
         self.group = group
         self.args = args
