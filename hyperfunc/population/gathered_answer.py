@@ -1,9 +1,10 @@
 """What a task awaits while its call waits in the queue: a future without the cost of one.
 
-An ``asyncio.Future`` costs a second object, a handle and a turn of the event loop for every call (2 to 3 µs of the 15 that
-a call may cost). An :class:`Answer` follows the same protocol (``_asyncio_future_blocking``, ``add_done_callback``), so
-every task can wait on it, but it is woken by whoever answered a whole kernel, which is a callback of the event loop and
-may step tasks directly. Exactly one task waits on each. Knows nothing of calls and kernels.
+An ``asyncio.Future`` costs a second object, a handle and a turn of the event loop for every call (about 2 µs of the 15
+that a call may cost). An :class:`Answer` follows the same protocol (``_asyncio_future_blocking``,
+``add_done_callback``), so every task can wait on it, but it is woken by whoever answered a whole kernel, which is a
+callback of the event loop and may step tasks directly. Exactly one task waits on each. Knows nothing of calls and
+kernels.
 """
 
 from __future__ import annotations

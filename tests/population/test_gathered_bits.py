@@ -1,4 +1,4 @@
-"""A run's output bits depend on its member and example alone: not on the window, the members beside it, or the order."""
+"""A run's output bits depend on its member and example alone, not on window, neighbours or order."""
 
 from __future__ import annotations
 
