@@ -41,11 +41,5 @@ def hyperfunc_register_scorers(register: Register) -> None:
 
 
 @hookimpl
-def hyperfunc_register_engines(register: Register) -> None:
-    register("local", "hyperfunc.population.engine:LocalEngine")
-
-
-@hookimpl
 def hyperfunc_register_cli_commands(register: Register) -> None:
     register("plugins", "hyperfunc.cli.plugins:app")
-    register("demo", "hyperfunc.cli.demo:app")

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from hyperfunc.binding import Binding
 from hyperfunc.errors import HyperfuncError, InputMutatedError
+from hyperfunc.population.factored import FactoredTensor
 from hyperfunc.population.factored_members import Leaves, member_leaves, member_parameters
 from hyperfunc.population.inputs import InputGroup
 from hyperfunc.population.members import MemberBlock
@@ -71,7 +72,7 @@ class _ReadGuard(TorchFunctionMode):
 
 def _is_batched(tensor: Tensor) -> bool:
     """Whether vmap hides more than one value behind ``tensor``."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+    return isinstance(tensor, FactoredTensor) or bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def run_lifted(program: Program, block: MemberBlock, groups: list[InputGroup], runner: asyncio.Runner) -> BlockOutcome:

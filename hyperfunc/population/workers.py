@@ -49,15 +49,15 @@ class BlockWorkers:
                 context = contextvars.copy_context()
                 return await loop.run_in_executor(self._pool, context.run, self._call, work, index)
 
+        tasks = [asyncio.ensure_future(one(index)) for index in indices]
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(index)) for index in indices]
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            return await asyncio.gather(*tasks)
         finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             # set_num_threads is partly global: give threads that start elsewhere back what they had.
             torch.set_num_threads(threads_here)
-        return [task.result() for task in tasks]
 
     def _call(self, work: Callable[[int, asyncio.Runner], T], index: int) -> T:
         return work(index, self._local.runner)
