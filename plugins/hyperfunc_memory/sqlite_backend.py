@@ -176,8 +176,12 @@ class SQLiteBackend:
     def load(self, entries: Iterable[MemoryEntry]) -> None:
         """Take over exported entries as they are: ids, access counts and supersession included."""
         with self._connections.writing() as connection:
+            scope_ids: dict[Scope, int] = {}
             for entry in entries:
-                _write_row(connection, _scope_id(connection, entry.scope), entry)
+                scope = entry.scope
+                if scope not in scope_ids:
+                    scope_ids[scope] = _scope_id(connection, scope)
+                _write_row(connection, scope_ids[scope], entry)
 
     def _select(self, statement: str, values: Sequence[Any]) -> list[MemoryEntry]:
         with self._connections.reading() as connection:
