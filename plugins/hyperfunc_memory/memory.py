@@ -18,7 +18,8 @@ from functools import partial
 from typing import Any
 
 from hyperfunc.errors import ConfigurationError
-from hyperfunc_memory.backend import BackendFactory, MemoryBackend, ReadFilter, ScopeSelector
+from hyperfunc_memory.backend import BackendFactory, MemoryBackend, ReadFilter, ScopeSelector, VectorBackend
+from hyperfunc_memory.embedding import Embedder, Meaning
 from hyperfunc_memory.entries import MemoryEntry, MemoryType, Scope, checked_entry
 from hyperfunc_memory.errors import MemoryInputError, MemoryStoreError
 from hyperfunc_memory.extraction import Extractor, extract
@@ -50,6 +51,9 @@ class Memory:
         retrieval_limit: results of a read that names no ``limit``.
         extractor: what :meth:`store_turn` takes memories from a turn with; overrides ``extraction_model``.
         weights: of relevance; :meth:`retrieve` can be given others.
+        embed: ``texts -> vectors``; with it, memories are found by meaning too, not by their words alone.
+        embedding_model: the name that vectors are kept under; vectors of another name are never compared.
+        min_similarity: cosine similarity from which on an entry counts as found by meaning, -1 to 1.
         backends: scheme -> factory; before those of plugins and the built-in ones.
         clock: seconds since the epoch.
 
@@ -67,6 +71,9 @@ class Memory:
         *,
         extractor: Extractor | None = None,
         weights: RetrievalWeights | None = None,
+        embed: Embedder | None = None,
+        embedding_model: str = "default",
+        min_similarity: float = 0.3,
         backends: Mapping[str, BackendFactory] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -81,6 +88,10 @@ class Memory:
         self._clock = clock
         self._backends = backends
         self._backend = open_backend(db_url, backends)
+        self._meaning = None if embed is None else Meaning(embed, embedding_model, min_similarity)
+        if embed is not None and not isinstance(self._backend, VectorBackend):
+            self._backend.close()
+            raise ConfigurationError(f"the backend of {db_url!r} keeps no vectors; leave embed= out, or take another")
         self._offload = Offload()
         self._owns_offload = True
 
@@ -95,6 +106,7 @@ class Memory:
         settings: dict[str, Any] = {
             "extractor": self._extractor,
             "weights": self.weights,
+            **({} if self._meaning is None else self._meaning.arguments()),
             "backends": self._backends,
             "clock": self._clock,
         }
@@ -156,7 +168,13 @@ class Memory:
     def add_many(self, entries: Sequence[MemoryEntry]) -> list[int]:
         """Store all of ``entries``, or none if one is malformed; their ids in order. See :meth:`add`."""
         checked = [checked_entry(entry) for entry in entries]
-        return self._backend.add(checked, self._clock()) if checked else []
+        if not checked:
+            return []
+        vectors = self._meaning.vectors(checked) if self._meaning else []  # first: an embedder may fail
+        ids = self._backend.add(checked, self._clock())
+        if self._meaning:
+            self._meaning.keep(self._backend, ids, vectors)
+        return ids
 
     def supersede(self, entry_id: int, entry: MemoryEntry) -> int:
         """Put ``entry`` in the place of the entry ``entry_id`` of the same scope, which is kept as history.
@@ -167,7 +185,12 @@ class Memory:
         Raises:
             MemoryInputError: there is no such active entry in the scope of ``entry``.
         """
-        return self._backend.supersede(_checked_id(entry_id), checked_entry(entry), self._clock())
+        checked = checked_entry(entry)
+        vectors = self._meaning.vectors([checked]) if self._meaning else []
+        new_id = self._backend.supersede(_checked_id(entry_id), checked, self._clock())
+        if self._meaning:
+            self._meaning.keep(self._backend, [new_id], vectors)
+        return new_id
 
     async def store_turn(
         self,
@@ -245,7 +268,8 @@ class Memory:
             weights: of relevance; ``None`` means those of this memory.
 
         Returns:
-            Entries that share a word with ``query``; none if it has no word but stop words.
+            Entries that share a word with ``query``; none if it has no word but stop words. With an embedder, also
+            entries whose meaning is near.
 
         Raises:
             MemoryInputError: an argument is malformed.
@@ -257,11 +281,13 @@ class Memory:
         read = _read_filter(memory_types, min_importance)
         most = self._limit(limit)
         words = query_words(query)
-        if not words or not most:
+        if not most or not (words or (self._meaning and query.strip())):
             return []
         now = self._clock()
-        matches = self._backend.search(scope, words, read, max(_MIN_CANDIDATES, _CANDIDATES_PER_RESULT * most))
-        entries = ranked(matches, weights if weights is not None else self.weights, now, most)
+        candidates = max(_MIN_CANDIDATES, _CANDIDATES_PER_RESULT * most)
+        matches = self._backend.search(scope, words, read, candidates) if words else []
+        neighbours = self._meaning.neighbours(self._backend, query, scope, read, candidates) if self._meaning else []
+        entries = ranked(matches, weights if weights is not None else self.weights, now, most, neighbours)
         self._backend.touch([entry.id for entry in entries if entry.id is not None], now)
         return entries
 
