@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from hyperfunc.errors import ConfigurationError
+from hyperfunc_memory.arguments import checked_id, checked_limit, read_filter
 from hyperfunc_memory.backend import BackendFactory, MemoryBackend, ReadFilter, ScopeSelector, VectorBackend
 from hyperfunc_memory.embedding import Embedder, Meaning
 from hyperfunc_memory.entries import MemoryEntry, MemoryType, Scope, checked_entry
@@ -36,7 +37,6 @@ _SECONDS_PER_DAY = 86_400.0
 _RECENT_ACCESS_DAYS = 7.0
 _CANDIDATES_PER_RESULT = 5
 _MIN_CANDIDATES = 50
-_MAX_LIMIT = 10_000
 _HEADER = "[Relevant memories:]"
 
 
@@ -82,7 +82,7 @@ class Memory:
         self.db_url = db_url
         self.extraction_model = extraction_model
         self.max_memories_per_turn = max_memories_per_turn
-        self.retrieval_limit = _checked_limit(retrieval_limit, 1)
+        self.retrieval_limit = checked_limit(retrieval_limit, 1)
         self.weights = weights if weights is not None else RetrievalWeights()
         self._extractor = extractor if extractor is not None else extractor_for(extraction_model)
         self._clock = clock
@@ -187,7 +187,7 @@ class Memory:
         """
         checked = checked_entry(entry)
         vectors = self._meaning.vectors([checked]) if self._meaning else []
-        new_id = self._backend.supersede(_checked_id(entry_id), checked, self._clock())
+        new_id = self._backend.supersede(checked_id(entry_id), checked, self._clock())
         if self._meaning:
             self._meaning.keep(self._backend, [new_id], vectors)
         return new_id
@@ -278,7 +278,7 @@ class Memory:
         if not isinstance(query, str):
             raise MemoryInputError(f"query must be text, got {type(query).__name__}")
         scope = Scope(user_id, agent_id, run_id)
-        read = _read_filter(memory_types, min_importance)
+        read = read_filter(memory_types, min_importance)
         most = self._limit(limit)
         words = query_words(query)
         if not most or not (words or (self._meaning and query.strip())):
@@ -302,7 +302,7 @@ class Memory:
         run_id: str | None = None,
     ) -> list[MemoryEntry]:
         """The memories of one scope last created, newest first. Arguments as in :meth:`retrieve`."""
-        read = _read_filter(memory_types, min_importance)
+        read = read_filter(memory_types, min_importance)
         most = self._limit(limit)
         return self._backend.recent(Scope(user_id, agent_id, run_id), read, most) if most else []
 
@@ -331,7 +331,7 @@ class Memory:
         run_id: str | None = None,
     ) -> list[MemoryEntry]:
         """Every version of a memory of one scope, oldest first; empty if the scope has no such entry."""
-        _checked_id(entry_id)
+        checked_id(entry_id)
         return self._backend.history(Scope(user_id, agent_id, run_id), entry_id)
 
     def format_context(self, memories: Sequence[MemoryEntry], max_chars: int = 2000) -> str:
@@ -453,25 +453,4 @@ class Memory:
         return await extract(self._extractor, user_message, assistant_response, self.max_memories_per_turn)
 
     def _limit(self, limit: int | None) -> int:
-        return self.retrieval_limit if limit is None else _checked_limit(limit, 0)
-
-
-def _checked_limit(limit: int, lowest: int) -> int:
-    if isinstance(limit, bool) or not isinstance(limit, int) or not lowest <= limit <= _MAX_LIMIT:
-        raise MemoryInputError(f"a limit must be a whole number from {lowest} to {_MAX_LIMIT}, got {limit!r}")
-    return limit
-
-
-def _checked_id(entry_id: int) -> int:
-    if isinstance(entry_id, bool) or not isinstance(entry_id, int) or not 0 < entry_id < 2**63:
-        raise MemoryInputError(f"an id must be a whole number from 1, as the store gave it, got {entry_id!r:.100}")
-    return entry_id
-
-
-def _read_filter(memory_types: Sequence[MemoryType] | None, min_importance: float) -> ReadFilter:
-    if not isinstance(min_importance, (int, float)) or not 0.0 <= min_importance <= 1.0:
-        raise MemoryInputError(f"min_importance must lie between 0 and 1, got {min_importance!r}")
-    if memory_types is not None and not all(isinstance(kind, MemoryType) for kind in memory_types):
-        raise MemoryInputError(f"memory_types must be a list of MemoryType, got {memory_types!r:.200}")
-    # As in 0.3, an empty list is no filter.
-    return ReadFilter(tuple(memory_types) if memory_types else None, float(min_importance))
+        return self.retrieval_limit if limit is None else checked_limit(limit, 0)
