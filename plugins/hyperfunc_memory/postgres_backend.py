@@ -29,7 +29,7 @@ try:
     from psycopg import Connection
     from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 except ImportError as _error:
-    raise MissingDependencyError("psycopg", "postgres") from _error
+    raise MissingDependencyError("psycopg", "memory") from _error
 
 from hyperfunc_memory.postgres_schema import migrate
 
