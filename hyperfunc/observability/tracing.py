@@ -6,7 +6,7 @@ Knows the tape, not the exporters. A tape is only ever recorded outside vmap, an
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,9 +18,10 @@ __all__ = ["TracingTape", "trace_calls_with"]
 
 
 class _SpannedCall(Call):
-    __slots__ = ("span",)
+    __slots__ = ("leave", "span")
 
     span: Span
+    leave: Callable[[], None] | None
 
 
 class TracingTape(Tape):
@@ -53,6 +54,8 @@ class TracingTape(Tape):
             self.calls.append(call)
         call.span = self._tracer.start("call", function, current_span())
         call.span.call = call
+        around = self._tracer.around_calls
+        call.leave = None if around is None else around(call.span)
         scope = current_scope()
         if scope.example is not None:
             call.span.set(example=scope.example, repeat=scope.repeat)
@@ -61,6 +64,8 @@ class TracingTape(Tape):
     def finish(self, call: Call) -> None:
         super().finish(call)
         assert isinstance(call, _SpannedCall)
+        if call.leave is not None:
+            call.leave()
         if not self._tracer.content and not self._keep:
             # What is sent later must not keep inputs and outputs alive, nor could it leak them.
             call.args, call.kwargs = (), {}
