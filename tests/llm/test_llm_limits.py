@@ -10,11 +10,11 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from hyperfunc_llm import AdaptiveRateLimiter, LLMRuntime
-from hyperfunc_llm.limits import AdaptivePace, EndpointRate, Gate, read_rate_headers, retry_after_s
 
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.testing.llm_server import LLMServer, Rule
+from hyperfunc_llm import AdaptiveRateLimiter, LLMRuntime
+from hyperfunc_llm.limits import AdaptivePace, EndpointRate, Gate, read_rate_headers, retry_after_s
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,13 @@ def test_pace_does_not_grow_while_idle() -> None:
     pace.succeeded(1000.0)
     assert pace.rate is not None
     assert pace.rate < before * 1.1
+
+
+async def served(done: Callable[[], bool]) -> None:
+    """Wait until the server (in this event loop) has seen it."""
+    async with asyncio.timeout(10):
+        while not done():  # noqa: ASYNC110 - nothing tells when the server counts
+            await asyncio.sleep(0.001)
 
 
 async def test_configured_rpm_has_one_second_of_burst() -> None:
@@ -227,8 +234,8 @@ async def test_one_429_pauses_fifty_workers_once(
     results = await asyncio.gather(*(ask(runtime, f"item {i} ") for i in range(150)), return_exceptions=True)
     assert all(not isinstance(r, BaseException) for r in results)
     times = server.arrivals()
-    (rejected_at, _), = times["rejections"]
-    (start, end), = runtime.state.gate("m", runtime.endpoint("m")).cooldowns
+    ((rejected_at, _),) = times["rejections"]
+    ((start, end),) = runtime.state.gate("m", runtime.endpoint("m")).cooldowns
     pause = 0.9 if retry_after == "1" else 0.5
     assert end - start > pause
     arrivals = times["arrivals"]
@@ -245,9 +252,8 @@ async def test_the_pause_outlives_the_one_who_reported_it(
     play(Rule(contains="first", fault="status", status=429, retry_after="0.3", times=1))
     runtime = make_runtime()
     reporter = asyncio.create_task(ask(runtime, "first"))
-    while not server.arrivals()["rejections"]:
-        await asyncio.sleep(0.001)
-    (rejected_at, _), = server.arrivals()["rejections"]
+    await served(lambda: bool(server.arrivals()["rejections"]))
+    ((rejected_at, _),) = server.arrivals()["rejections"]
     await asyncio.sleep(0.02)
     reporter.cancel()
     await ask(runtime, "second")
