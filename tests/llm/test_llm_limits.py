@@ -23,11 +23,14 @@ from hyperfunc_llm.limits import AdaptivePace, EndpointRate, Gate, read_rate_hea
         ({"retry-after": "3"}, 3, 3),
         ({"retry-after": "0.25"}, 0.25, 0.25),
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25, 0.25),
-        ({"retry-after": formatdate(time.time() + 30, usegmt=True)}, 25, 30),
-        ({"retry-after": formatdate(time.time() - 30, usegmt=True)}, 0, 0),
+        ({"retry-after": "in 30"}, 25, 30),
+        ({"retry-after": "in -30"}, 0, 0),
     ],
 )
 def test_retry_after(headers: dict[str, str], low: float, high: float) -> None:
+    if headers["retry-after"].startswith("in "):
+        moment = time.time() + float(headers["retry-after"].removeprefix("in "))
+        headers = {"retry-after": formatdate(moment, usegmt=True)}
     seconds = retry_after_s(headers)
     assert seconds is not None
     assert low <= seconds <= high
@@ -231,7 +234,7 @@ async def test_one_429_pauses_fifty_workers_once(
     play(Rule(contains="item 20 ", fault="status", status=429, retry_after=retry_after, times=1, latency_s=0.0),
          latency_s=0.05)  # fmt: skip
     runtime = make_runtime(start_window=50)
-    results = await asyncio.gather(*(ask(runtime, f"item {i} ") for i in range(150)), return_exceptions=True)
+    results = await asyncio.gather(*(ask(runtime, f"item {i} ") for i in range(90)), return_exceptions=True)
     assert all(not isinstance(r, BaseException) for r in results)
     times = server.arrivals()
     ((rejected_at, _),) = times["rejections"]
@@ -242,7 +245,7 @@ async def test_one_429_pauses_fifty_workers_once(
     assert not [t for t in arrivals if start + 0.03 < t < end]
     after = sorted(t for t in arrivals if t >= end)
     assert sum(t < after[0] + 0.045 for t in after) <= 2  # the first round trip after the pause
-    assert server.counters()["statuses"] == {"200": 150, "429": 1}
+    assert server.counters()["statuses"] == {"200": 90, "429": 1}
     assert rejected_at < end
 
 

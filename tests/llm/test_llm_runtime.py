@@ -14,6 +14,7 @@ import pytest
 from hyperfunc.calls import MemoryCallStore
 from hyperfunc.errors import BudgetExceededError
 from hyperfunc.scope import UsageLedger, enter_scope
+from hyperfunc.tape import Tape, recording
 from hyperfunc.testing.llm_server import LLMServer, Rule
 from hyperfunc.usage import Usage
 from hyperfunc_llm import (
@@ -381,6 +382,15 @@ async def test_keys_appear_nowhere(
     everything += ["".join(traceback.format_exception(caught.value)), repr(runtime.endpoint("m", endpoint))]
     assert not [text for text in everything if KEY in text]
     assert not [frame for frame in _library_frames(caught.value) if KEY in repr(frame.f_locals)]
+
+
+async def test_keys_are_not_stored(server: LLMServer, make_runtime: Make, ask: Ask, transport: str) -> None:
+    store = MemoryCallStore()
+    with enter_scope(store=store), recording(Tape()) as tape:
+        await ask(make_runtime(transport), "hi", call=Endpoint.connection(api_key=KEY, base_url=None))
+    assert server._keys == {KEY}
+    assert len(store) == 1
+    assert KEY not in repr([vars(store), tape.calls if tape else None])
 
 
 def _library_frames(error: BaseException | None) -> list[Any]:
