@@ -12,7 +12,7 @@ __all__ = ["AdaptivePace"]
 
 _FLOOR = 0.1  # requests per second; 6 a minute
 _RETURN = 0.1  # of the estimate, per second, while below 90 % of it
-_PROBE = 0.01  # of the estimate, per second, above that; doubled every ten quiet seconds
+_PROBE = 0.005  # of the estimate, per second, above that; doubled every twenty quiet seconds
 _EVIDENCE = 8  # requests accepted before a 429; fewer say nothing about what a server sustains
 _FORGET = 8.0  # times the estimate: the 429 was an accident
 
@@ -24,7 +24,7 @@ class AdaptivePace:
         decrease: factor on the estimate after a 429.
     """
 
-    def __init__(self, decrease: float = 0.9) -> None:
+    def __init__(self, decrease: float = 0.85) -> None:
         self.rate: float | None = None
         self._decrease = decrease
         self._estimate = 0.0
@@ -83,7 +83,7 @@ class AdaptivePace:
                 self.rate += _RETURN * self._estimate * step
             else:
                 quiet = min(now - self._last_429, 100.0)
-                self.rate += _PROBE * self._estimate * 2.0 ** (quiet / 10.0) * step
+                self.rate += _PROBE * self._estimate * 2.0 ** (quiet / 20.0) * step
             self.rate += self.rate / self._accepted**2  # the fewer requests it rests on, the faster it is given up
             if self.rate > _FORGET * self._estimate:
                 self.rate = None

@@ -1,0 +1,1 @@
+"""Model files: safetensors directories and GGUF files, read from paths only."""

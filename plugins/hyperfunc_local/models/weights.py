@@ -1,0 +1,124 @@
+"""A model's weights as one block of members sees them: shared tensors, and each member's own perturbations of some.
+
+The shared weights are never written to. Linears go through :class:`~hyperfunc_local.adapters.Adapter`; embeddings and
+vectors (norms, biases) are looked up here. Knows the names of weights, not what the model does with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperfunc.errors import ParameterTypeError, ShapeError, UnknownParameterError
+from hyperfunc.population.members import DenseMembers, FactoredMembers, MemberBlock
+from hyperfunc_local.adapters import Adapter, adapter_for, plain_linear
+
+__all__ = ["BoundWeights"]
+
+
+class BoundWeights:
+    """Shared weights plus one block of members.
+
+    Args:
+        shared: name -> tensor, under Hugging Face state-dict names.
+        members: the block's own values for some of them; ``None`` means one unperturbed member.
+        adapters: adapters by the *weight* name of their linear (``model.layers.0.mlp.up_proj.weight``), in place of
+            member values for that weight.
+        size: number of members; worked out from ``members`` where those are given.
+
+    Raises:
+        UnknownParameterError: a member value for a weight that the model does not have.
+        ShapeError: members disagree in number, or a value does not fit its weight.
+    """
+
+    def __init__(
+        self,
+        shared: Mapping[str, Tensor],
+        members: MemberBlock | None = None,
+        adapters: Mapping[str, Adapter] | None = None,
+        *,
+        size: int | None = None,
+    ) -> None:
+        self.shared = shared
+        self.adapters: dict[str, Adapter] = dict(adapters or {})
+        self._vectors: dict[str, Tensor] = {}  # name -> [P, 1, d]
+        self._tables: dict[str, DenseMembers | FactoredMembers] = {}
+        sizes = {values.size for values in (members or {}).values()} | ({size} if size is not None else set())
+        if len(sizes) > 1:
+            raise ShapeError(f"all values of a block must be for the same number of members, got {sorted(sizes)}")
+        self.size = sizes.pop() if sizes else 1
+        for name, values in (members or {}).items():
+            self._bind(name, values)
+
+    def _bind(self, name: str, values: DenseMembers | FactoredMembers) -> None:
+        if name not in self.shared:
+            raise UnknownParameterError(name, self.shared)
+        weight = self.shared[name]
+        if not isinstance(values, (DenseMembers, FactoredMembers)):
+            raise ParameterTypeError(f"{name}: expected FactoredMembers or DenseMembers, got {type(values).__name__}")
+        shape = values.base.shape if isinstance(values, FactoredMembers) else values.values.shape[1:]
+        if shape != weight.shape:
+            raise ShapeError(f"{name}: the weight is {list(weight.shape)}, the members' values are {list(shape)}")
+        if weight.dim() == 1:
+            if isinstance(values, FactoredMembers):
+                raise ShapeError(f"{name}: a vector cannot be perturbed by factors; give DenseMembers")
+            self._vectors[name] = values.values.to(weight).unsqueeze(1)
+            return
+        self.adapters[name] = adapter_for(values, weight.dtype, weight.device)
+        self._tables[name] = values
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.shared["model.embed_tokens.weight"].dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.shared["model.embed_tokens.weight"].device
+
+    def vector(self, name: str) -> Tensor:
+        """A norm's weight or a bias: ``[d]`` if shared, ``[P, 1, d]`` if each member has its own."""
+        own = self._vectors.get(name)
+        return own if own is not None else self.shared[name]
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        """The linear ``name`` (without ``.weight``) of ``x`` ``[P, R, in]``: ``[P, R, out]``."""
+        bias = self.vector(name + ".bias") if name + ".bias" in self.shared else None
+        adapter = self.adapters.get(name + ".weight")
+        weight = self.shared[name + ".weight"]
+        return plain_linear(x, weight, bias) if adapter is None else adapter.apply(x, weight, bias)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Rows of the embedding for ``ids`` ``[P, R]``: ``[P, R, d]``."""
+        name = "model.embed_tokens.weight"
+        table = self.shared[name]
+        own = self._tables.get(name)
+        if own is None:
+            return F.embedding(ids, table)
+        member = torch.arange(ids.shape[0], device=ids.device).unsqueeze(1)
+        if isinstance(own, DenseMembers):
+            return own.values.to(table)[member, ids]
+        left = own.left.to(table)[member, ids]  # [P, R, r]
+        return torch.baddbmm(F.embedding(ids, table), left, (own.right * own.scale).to(table).mT)
+
+    def unembed(self, x: Tensor) -> Tensor:
+        """Logits of ``x`` ``[P, R, d]``: ``[P, R, vocabulary]``; the embedding itself where the model ties them."""
+        return self.linear(x, "lm_head" if "lm_head.weight" in self.shared else "model.embed_tokens")
+
+    def select(self, members: Tensor) -> BoundWeights:
+        """The weights as the members with these indices see them, in that order (repeats allowed)."""
+        if self.size == 1 and not self.adapters and not self._vectors:
+            return BoundWeights(self.shared, size=len(members))
+        chosen = BoundWeights(self.shared, size=len(members))
+        chosen.adapters = {name: adapter.select(members) for name, adapter in self.adapters.items()}
+        chosen._vectors = {name: values[members] for name, values in self._vectors.items()}
+        chosen._tables = {name: _select(values, members) for name, values in self._tables.items()}
+        return chosen
+
+
+def _select(values: DenseMembers | FactoredMembers, members: Tensor) -> DenseMembers | FactoredMembers:
+    if isinstance(values, DenseMembers):
+        return DenseMembers(values.values[members])
+    return FactoredMembers(values.base, values.left[members], values.right[members], values.scale)

@@ -1,0 +1,1 @@
+"""From logits to tokens: decoding parameters, filters, draws, stop strings, grammars."""
