@@ -257,7 +257,7 @@ async def faults(server: ServerProcess, items: int, concurrency: int, transport:
         base_url=server.base_url,
         transport=transport,
         backoff_s=0.01,
-        attempt_timeout_s=5.0,
+        attempt_timeout_s=1.0 if transport == "direct" else 5.0,
         transport_retries=5,
     )
     ledger = UsageLedger()
@@ -272,7 +272,7 @@ async def faults(server: ServerProcess, items: int, concurrency: int, transport:
                 seen[result.index] += 1
                 if result.error is not None:
                     errors[type(result.error).__name__] += 1
-                if result.index % (items // 10) == items // 10 - 1:
+                if len(seen) % (items // 10) == 0:
                     memory.append(_resident_kib())
             seconds = time.perf_counter() - start
     counters, total = server.counters(), ledger.total
