@@ -6,7 +6,8 @@ Three sets of rows go through the same modules: *inference* runs one shared set 
 runs every member's own perturbed weights over its rows (``torch.vmap`` over ``functional_call``), *dense* builds every
 member's weights first. "Own rows" gives each member rows of its own, as inference has them; "shared rows" gives all
 members the same examples, as an evaluation does, and the first layer's shared product is then done once.
-The contenders take turns inside each repeat, and medians are reported. Peaks are torch's own count of
+The contenders take turns inside each repeat; medians are reported, and first deciles beside them, which a busy machine
+disturbs less. Peaks are torch's own count of
 allocations beyond what was there before, inputs and parameters excluded.
 """
 
@@ -102,8 +103,8 @@ def generation(case: Case, number: int, rows: Tensor) -> None:
             dense_gradient(values.values[:pairs] - dict(case.module.named_parameters())[name].detach(), weights)
 
 
-def interleaved(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each contender, taken in turns so that a slow moment of the machine hits all."""
+def interleaved(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
+    """Median and first-decile milliseconds of each contender, in turns, so that a slow moment hits them all."""
     for run in contenders.values():
         run()
         run()
@@ -113,7 +114,7 @@ def interleaved(contenders: dict[str, Callable[[], object]], repeats: int) -> di
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)
-    return {name: 1e3 * median(taken) for name, taken in times.items()}
+    return {name: (1e3 * median(taken), 1e3 * sorted(taken)[repeats // 10]) for name, taken in times.items()}
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
@@ -153,10 +154,13 @@ def report(case: Case, repeats: int, with_dense: bool) -> None:
         expected, got = evaluate(case, dense, own_rows, shared=False), evaluate(case, block, own_rows, shared=False)
         error = float((expected - got).abs().max() / expected.abs().max())
     milliseconds = interleaved(contenders, repeats)
-    inference = milliseconds["inference"]
+    inference, inference_low = milliseconds["inference"]
     print(f"\n{case.title}: population {case.members}, {case.examples} examples, rank {case.rank}, {case.rows} rows")
-    for name, taken in milliseconds.items():
-        print(f"  {name:12s} {taken:9.2f} ms   {inference / taken:6.1%} of inference")
+    for name, (taken, low) in milliseconds.items():
+        print(
+            f"  {name:12s} {taken:9.2f} ms  {inference / taken:6.1%} of inference"
+            f"   (first decile {low:8.2f} ms  {inference_low / low:6.1%})"
+        )
     base_peak = peak_bytes(contenders["inference"])
     for name in ("own rows", "shared rows"):
         print(f"  peak, {name:12s} {peak_bytes(contenders[name]) / base_peak:5.2f} x inference's")

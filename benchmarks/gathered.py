@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from hyperfunc.function import hyperfunction
-from hyperfunc.parameters.lora import LoRAWeight
 from hyperfunc.population.gathered import run_gathered
 from hyperfunc.population.members import DenseMembers, FactoredMembers, MemberBlock
 from hyperfunc.population.sequential import run_sequential

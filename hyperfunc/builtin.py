@@ -21,6 +21,7 @@ def hyperfunc_register_strategies(register: Register) -> None:
     register("snes", f"{evolution}.snes:SNES")
     register("sep-cma-es", f"{evolution}.sep_cma_es:SepCMAES")
     register("cma-es", f"{evolution}.cma_es:CMAES")
+    register("ipop-cma-es", f"{evolution}.ipop_cma_es:IPOPCMAES")
 
 
 @hookimpl
@@ -40,11 +41,5 @@ def hyperfunc_register_scorers(register: Register) -> None:
 
 
 @hookimpl
-def hyperfunc_register_engines(register: Register) -> None:
-    register("local", "hyperfunc.population.engine:LocalEngine")
-
-
-@hookimpl
 def hyperfunc_register_cli_commands(register: Register) -> None:
     register("plugins", "hyperfunc.cli.plugins:app")
-    register("demo", "hyperfunc.cli.demo:app")

@@ -222,6 +222,9 @@ def prepare_injected(function: Callee, component: str, frame: Frame) -> Mapping[
         initial = frame.scope.initial_values(component.removeprefix(frame.prefix))
         binding.late.update({f"{component}.{n}": v for n, v in initial.items()})
         values = {n: binding.value(f"{component}.{n}") for n in names}
+    if function.local_gpu:
+        settings = binding.defaults.resolved()
+        values = _moved(values, _device(settings), settings.dtype)
     if function.hp_type is not None:
         values["hp"] = function.hp_type.from_tensor(values["hp"])
     if not function.is_module:
@@ -294,12 +297,15 @@ async def _attempt(
     settings: Settings,
 ) -> Any:
     if function.local_gpu:
-        device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         home = next((leaf.device for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), None)
-        args, kwargs, injected = _moved((args, kwargs, dict(injected)), device, settings.dtype)
+        args, kwargs = _moved((args, kwargs), _device(settings), settings.dtype)
         result = await _bare(function, component, args, kwargs, injected, timeout_s)
         return result if home is None else _moved(result, home, None)
     return await _bare(function, component, args, kwargs, injected, timeout_s)
+
+
+def _device(settings: Settings) -> torch.device:
+    return torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _moved(tree: Any, device: torch.device, dtype: torch.dtype | None) -> Any:

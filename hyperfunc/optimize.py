@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ from hyperfunc.settings import Settings
 __all__ = ["Callback", "GenerationView", "LoopOptions", "TensorOptimizer", "optimize_tensors"]
 
 
+@runtime_checkable
 class TensorOptimizer(Protocol):
     """What ``system_optimizer=`` may be: it names a number of generations and builds a strategy."""
 
@@ -152,7 +153,7 @@ async def optimize_tensors(
         raise
     finally:
         progress = loop.progress
-        summary = {"best_fitness": progress.best_fitness, "generations": len(progress.history)}
+        summary: dict[str, Any] = {"best_fitness": progress.best_fitness, "generations": len(progress.history)}
         summary |= {"evaluations": progress.evaluations, "seconds": loop.seconds, "usage": ledger.total.to_dict()}
         plugins.emit("run_ended", run=options.run, finish_reason=reason, summary=summary)
     notes = [*runner.notes, *(f"materialised for {o}" for o in materialised.operations)]

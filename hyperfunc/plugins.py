@@ -87,6 +87,12 @@ class Catalogue:
     def owner(self, name: str) -> str:
         return self._things[name][0]
 
+    def describe(self, name: str) -> str:
+        """One line about a thing, without importing it."""
+        owner, thing = self._things[name]
+        summary = "" if isinstance(thing, str) else (getattr(thing, "__doc__", None) or "").strip().partition("\n")[0]
+        return summary or f"from {owner}"
+
     def __contains__(self, name: object) -> bool:
         return name in self._things
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import sys
 from types import TracebackType
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from hyperfunc.history import Generation
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 __all__ = ["ProgressBar"]
 
@@ -27,7 +28,10 @@ class ProgressBar:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._total = total
-        if show:
+        if show:  # imported only where something is shown: rich takes as long to import as all of core
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
             self._progress = Progress(
                 TextColumn("[bold]optimize"),
                 BarColumn(bar_width=24),

@@ -53,6 +53,7 @@ class Registry:
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+        self.discovered = False  # the program was run once to let its components register
         self.components: dict[str, HyperFunction[..., Any]] = {}
         self.children: dict[str, Registry] = {}
         self._names: dict[object, str] = {}  # a function's key, shared by its handles -> name

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,21 +20,25 @@ from hyperfunc.agents import AgentType
 from hyperfunc.binding import Binding, CallDefaults, Frame, active_frame, bound
 from hyperfunc.errors import ConfigurationError, EvaluationError, UnboundError, UnknownParameterError
 from hyperfunc.evaluation.example import Example
-from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, NoOpSystemOptimizer
-from hyperfunc.fitness import Fitness, MemberFitness, Metric
+from hyperfunc.fitness import Metric
 from hyperfunc.function import HyperFunction
-from hyperfunc.history import History, OptimizeResult
-from hyperfunc.optimize import Callback, LoopOptions, optimize_tensors
+from hyperfunc.history import OptimizeResult
+from hyperfunc.optimize import Callback
 from hyperfunc.parameters.files import load_theta, save_theta
 from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
 from hyperfunc.plugins import current_plugins
-from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.program import Program, supervise
 from hyperfunc.registry import Registry
-from hyperfunc.scope import enter_scope
-from hyperfunc.selection import as_examples, candidate_blocks, parameter_group, select_entries
-from hyperfunc.settings import Settings, resolve_settings
+from hyperfunc.selection import as_examples
+from hyperfunc.settings import Settings
 from hyperfunc.tape import Tape, recording
+from hyperfunc.training import (
+    OptimizeArguments,
+    discover,
+    evaluate_members,
+    optimize_system,
+    optimize_system_tensors,
+)
 
 __all__ = ["HyperSystem"]
 
@@ -59,12 +61,10 @@ class HyperSystem:
     agent_type: ClassVar[str] = AgentType.FLOW
 
     _registry: Registry
-    _discovered: bool
 
     def __new__(cls, *args: Any, **kwargs: Any) -> HyperSystem:
         system = super().__new__(cls)
         object.__setattr__(system, "_registry", Registry())
-        object.__setattr__(system, "_discovered", False)
         system.prompt_optimizer = None
         system.system_optimizer = None
         system.memory = None
@@ -133,12 +133,16 @@ class HyperSystem:
         Returns:
             The output; with ``record=True`` the pair ``(output, tape)``.
         """
+        program = self.program(theta)
         tape = Tape() if record else None
         with recording(tape):
-            output = await self.program(theta)(
-                Binding(self._registry.theta.replace(theta or {}), defaults=CallDefaults(self.settings)), inputs
-            )
+            output = await program(Binding(program.theta, defaults=program.defaults), inputs)
         return (output, tape) if record else output
+
+    async def record(self, inputs: Mapping[str, Any]) -> tuple[Any, Tape]:
+        """:meth:`execute` with ``record=True``, typed."""
+        output, tape = await self.execute(inputs, record=True)
+        return output, tape
 
     def program(self, theta: Mapping[str, ThetaValue] | None = None, settings: Settings | None = None) -> Program:
         """What executors know of this system: one example's inputs in, its result out, under a binding."""
@@ -182,8 +186,7 @@ class HyperSystem:
         Raises:
             Whatever a run or the metric raises, with the example named in a note; nothing is counted as zero.
         """
-        outcomes = await self._evaluate_members([theta or {}], examples, metric_fn, seed, settings)
-        fitness = outcomes[0]
+        (fitness,) = await evaluate_members(self, [theta or {}], examples, metric_fn, seed=seed, settings=settings)
         if fitness.errors:
             raise next(iter(fitness.errors.values()))
         return float(fitness.values[0])
@@ -202,33 +205,17 @@ class HyperSystem:
 
         A candidate that fails scores NaN. Candidates are run together, ``max_batch_size`` (candidate, example) pairs at
         a time but at least one whole block.
+
+        Raises:
+            EvaluationError: no candidates or no examples.
         """
         if not hp_candidates:
             raise EvaluationError("evaluate_population: expected at least one candidate, got none")
+        await discover(self, as_examples(examples))
+        named = [self._registry.tensor_names(candidate) for candidate in hp_candidates]
         call = (settings or Settings()).over(Settings(max_batch_size=max_batch_size))
-        named = [self._registry.tensor_names(c) for c in hp_candidates]
-        fitness = await self._evaluate_members(named, examples, metric_fn, seed, call)
-        return [float(v) for part in fitness for v in part.values]
-
-    async def _evaluate_members(
-        self,
-        candidates: Sequence[Mapping[str, Any]],
-        examples: Sequence[Example],
-        metric: Metric,
-        seed: int,
-        settings: Settings | None,
-    ) -> list[MemberFitness]:
-        examples = as_examples(examples)
-        fitness = Fitness(metric, examples)
-        batch = ExampleBatch([e.inputs for e in examples])
-        await self._discover(examples)
-        common = candidates[0] if len(candidates) == 1 else {}
-        program = self.program(common, settings)
-        resolved = resolve_settings(settings, self.settings)
-        blocks = [{}] if len(candidates) == 1 else candidate_blocks(program.theta, candidates)
-        with PopulationRunner(program, resolved) as runner, enter_scope(seed=seed, evaluating=True):
-            parts = await runner.run(lambda b: blocks[b], range(len(blocks)), batch, fitness.reduce)
-        return [await fitness.finish(part) for part in parts]
+        parts = await evaluate_members(self, named, examples, metric_fn, seed=seed, settings=call)
+        return [float(value) for part in parts for value in part.values]
 
     async def optimize(
         self,
@@ -249,7 +236,7 @@ class HyperSystem:
         feedback_fn: Any = None,
         run: str = "run",
     ) -> OptimizeResult:
-        """Improve the trainable parameters; the best θ on ``val_data`` (else on ``train_data``) becomes the current one.
+        """Improve the trainable parameters; the best θ on ``val_data`` (else ``train_data``) becomes the current one.
 
         Texts first, by ``prompt_optimizer`` where one is set and the system has texts; then tensors, by
         ``system_optimizer`` (by default :class:`~hyperfunc.evolution.hybrid.ESHybridSystemOptimizer`).
@@ -258,7 +245,7 @@ class HyperSystem:
             metric_fn: ``(predictions, expected) -> float``, a scorer, or a registered scorer's name; higher is better.
             only, freeze: patterns of components or parameters to move, or to leave.
             minibatch: examples per generation, shared by all members.
-            seed: of noise and minibatches; 0 is a seed like any other.
+            seed: of noise and minibatches; 0 is a seed like any other. An optimizer's own seed comes first.
             steps: generations, instead of the optimizer's own number.
             validate_every: generations between evaluations of the centre (default: 1 with ``val_data``, else 5).
             patience, target, callbacks: ways to end early.
@@ -269,73 +256,23 @@ class HyperSystem:
             EvaluationError: no examples, or no run of the first generation succeeded.
             LiftError: ``execution="lifted"`` was asked for and refused.
         """
-        train = as_examples(train_data)
-        validation = None if val_data is None else as_examples(val_data)
-        await self._discover(train)
-        await self._optimize_texts(train, metric_fn, feedback_fn)
-        optimizer: Any = self.system_optimizer if self.system_optimizer is not None else ESHybridSystemOptimizer()
-        entries = select_entries(self._registry.tensor_entries(), only=only, freeze=freeze)
-        if isinstance(optimizer, str):
-            optimizer = NamedStrategy(optimizer)
-        if isinstance(optimizer, NoOpSystemOptimizer) or not entries:
-            return OptimizeResult(self.theta, math.nan, math.nan, History(), "nothing to optimize")
-        if not hasattr(optimizer, "build"):  # an optimizer of 0.3's kind does it all itself
-            await optimizer.optimize(self, train_data, metric_fn)
-            return OptimizeResult(self.theta, math.nan, math.nan, History(), "completed")
-        options = LoopOptions(
-            minibatch=minibatch,
-            seed=seed,
-            validate_every=validate_every or (1 if validation is not None else 5),
-            patience=patience,
-            target=target,
-            callbacks=callbacks,
-            run=run,
+        arguments = OptimizeArguments(
+            only, freeze, minibatch, seed, steps, validate_every, patience, target, callbacks, settings, run
         )
-        group = parameter_group(entries)
-        resolved = resolve_settings(settings, self.settings)
-        known = set(self._registry.all_components())
-        with PopulationRunner(self.program(settings=settings), resolved) as runner:
-            result = await optimize_tensors(
-                runner,
-                optimizer.build(group),
-                group,
-                steps if steps is not None else optimizer.steps,
-                train,
-                metric_fn,
-                validation,
-                options=options,
-                settings=resolved,
-            )
-        self.set_theta({name: result.theta[name] for name in group.names})
-        late = sorted(set(self._registry.all_components()) - known)
-        if late:
-            note = f"first called during the run and therefore not optimized: {', '.join(late)}; register them before"
-            result = replace(result, notes=(*result.notes, note))
-        return result
+        return await optimize_system(self, train_data, metric_fn, val_data, arguments, feedback_fn)
 
-    async def _optimize_texts(self, train: Sequence[Example], metric: Metric, feedback_fn: Any) -> None:
-        trainable = [entry for entry in self._registry.text_entries() if entry.text.trainable]
-        if self.prompt_optimizer is None or not trainable:
-            return
-        extra = {"feedback_fn": feedback_fn} if feedback_fn is not None else {}
-        await self.prompt_optimizer.optimize(self, train, metric, **extra)
-
-    async def _discover(self, examples: Sequence[Example]) -> None:
-        """Let components register themselves: run the program on one example, or on a few where that costs nothing.
-
-        A run that raises is no reason to stop here; whoever evaluates will hear of it.
-        """
-        if self._discovered:
-            return
-        for example in examples[:8]:
-            try:
-                _, tape = await self.execute(example.inputs, record=True)
-            except Exception:
-                continue
-            functions = self._registry.all_components()
-            if any(c.suspended or (c.function in functions and functions[c.function].performs_io) for c in tape):
-                break
-        object.__setattr__(self, "_discovered", True)
+    async def optimize_tensors(
+        self,
+        train_data: Sequence[Example],
+        metric_fn: Metric,
+        val_data: Sequence[Example] | None = None,
+        *,
+        optimizer: Any,
+        **arguments: Any,
+    ) -> OptimizeResult:
+        """Improve tensors only, by ``optimizer``; further arguments as in :meth:`optimize`."""
+        given = OptimizeArguments(**arguments)
+        return await optimize_system_tensors(self, train_data, metric_fn, val_data, optimizer, given)
 
     @contextmanager
     def binding(self, theta: Mapping[str, ThetaValue] | None = None) -> Iterator[Theta]:
@@ -349,6 +286,11 @@ class HyperSystem:
             binding.close()
 
     # --- parameters ----------------------------------------------------------------------------------------------
+
+    @property
+    def registry(self) -> Registry:
+        """What the system consists of: components, nested systems, current θ."""
+        return self._registry
 
     @property
     def theta(self) -> Theta:

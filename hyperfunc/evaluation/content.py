@@ -7,6 +7,7 @@ Values are fed to BLAKE2b with their type and length in front, so that no two di
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Mapping, Set
 from dataclasses import fields, is_dataclass
@@ -62,7 +63,8 @@ def _feed(hasher: hashlib.blake2b, value: Any) -> None:
         case int() | np.integer():
             _put(hasher, "int", str(int(value)).encode())
         case float() | np.floating():
-            _put(hasher, "float", struct.pack("<d", float(value)))
+            # Every NaN is one value here: files keep neither its sign nor its payload.
+            _put(hasher, "float", struct.pack("<d", math.nan if math.isnan(value) else float(value)))
         case complex():
             _put(hasher, "complex", struct.pack("<dd", value.real, value.imag))
         case str():

@@ -112,15 +112,15 @@ def mean_score(results: Iterable[ScoreResult], weights: Sequence[float] | None =
     results = list(results)
     if weights is not None:
         check_lengths(results=results, weights=weights)
-    total = 0.0
-    weight_sum = 0.0
-    for position, result in enumerate(results):
-        weight = 1.0 if weights is None else weights[position]
-        if result.score is None or weight == 0:
-            continue
-        total += weight * result.score
-        weight_sum += weight
-    return total / weight_sum if weight_sum > 0 else math.nan
+    pairs = [
+        (result.score, 1.0 if weights is None else weights[position])
+        for position, result in enumerate(results)
+        if result.score is not None and (weights is None or weights[position] != 0)
+    ]
+    if not pairs:
+        return math.nan
+    largest = max(weight for _, weight in pairs)  # weights are relative; scaled so, the smallest do not lose digits
+    return sum(score * (weight / largest) for score, weight in pairs) / sum(weight / largest for _, weight in pairs)
 
 
 def check_lengths(**named: Sequence[Any] | None) -> int:

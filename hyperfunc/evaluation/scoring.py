@@ -9,7 +9,6 @@ Three ways lead to a score per example:
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
@@ -19,13 +18,16 @@ import torch
 from torch import Tensor
 
 from hyperfunc.errors import EvaluationError, HyperfuncError
+from hyperfunc.evaluation.concurrency import run_together
 from hyperfunc.evaluation.results import ScoreResult, check_lengths
 
 __all__ = [
     "BaseScorer",
+    "MaybeAsynchronous",
     "Scorer",
     "TensorScorer",
     "as_tensor_scorer",
+    "is_asynchronous",
     "score_all",
     "score_batch",
     "score_members",
@@ -61,6 +63,16 @@ class TensorScorer(Protocol):
         expected: Tensor,  # [examples, *features]
     ) -> Tensor:  # [members, examples], floating
         """Scores of every output against its example; no Python loop, no broadcasting over features."""
+        ...
+
+
+@runtime_checkable
+class MaybeAsynchronous(Protocol):
+    """A scorer of which ``score`` is a plain method that returns an awaitable when ``asynchronous`` is true."""
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether this instance's answers have to be awaited."""
         ...
 
 
@@ -163,16 +175,21 @@ async def score_all(
         if inspect.isawaitable(result):
             # From here on answers are waited for. A synchronous scorer never comes here and pays for no task.
             worker_count = count - position if concurrency is None else min(concurrency, count - position)
-            try:
-                async with asyncio.TaskGroup() as workers:
-                    workers.create_task(work((position, result)))
-                    for _ in range(worker_count - 1):
-                        workers.create_task(work(None))
-            except BaseExceptionGroup as failures:
-                raise failures.exceptions[0] from failures.exceptions[0].__cause__
+            await run_together([work((position, result)), *(work(None) for _ in range(worker_count - 1))])
             break
         results[position] = _checked(scorer, position, result)
     return [results[position] for position in range(count)]
+
+
+def is_asynchronous(scorer: Scorer) -> bool:
+    """Whether answers of ``scorer`` may have to be awaited.
+
+    True for an ``async def score``, and for a scorer that says so itself: a composite of judges is asynchronous though
+    its ``score`` is a plain method (:class:`MaybeAsynchronous`).
+    """
+    if isinstance(scorer, MaybeAsynchronous):
+        return scorer.asynchronous
+    return inspect.iscoroutinefunction(scorer.score)
 
 
 def as_tensor_scorer(scorer: object) -> TensorScorer | None:

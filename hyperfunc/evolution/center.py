@@ -86,10 +86,10 @@ class CenterStrategy(Strategy[CenterState]):
         after = replace(state, generation=state.generation + 1)
         if shaped.is_silent:
             return after
-        draw_weights = [self.weights_per_draw(shaped.weights[self.members_of(block)]) for block in self.blocks()]
-        scale = 1.0 / (shaped.count * self.sigma_at(state))
+        scaled = shaped.weights / (shaped.count * self.sigma_at(state))
+        draw_weights = [self.weights_per_draw(scaled[self.members_of(block)]) for block in self.blocks()]
         gradient = {
-            name: blocked_sum(self.block_gradient(state, name, spec, b, w) for b, w in enumerate(draw_weights)) * scale
+            name: blocked_sum(self.block_gradient(state, name, spec, b, w) for b, w in enumerate(draw_weights))
             for name, spec in state.group.parameters.items()
         }
         specs = state.group.parameters

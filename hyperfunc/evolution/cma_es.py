@@ -116,6 +116,8 @@ def _decompose(distribution: Distribution) -> Distribution:
     eigenvalues, basis = torch.linalg.eigh(distribution.covariance)
     # Rounding can leave an eigenvalue at or below zero: lift it to the smallest that float64 can tell from the largest.
     floor = float(eigenvalues[-1]) * 1e-20
+    # LAPACK's column order would change the bits of later products once a saved state has lost it.
+    basis = basis.contiguous()
     return replace(distribution, basis=basis, scales=eigenvalues.clamp(min=max(floor, 1e-300)).sqrt())
 
 

@@ -23,7 +23,7 @@ from hyperfunc.evolution.gradient import GradientAscent, OptimizerFactory, Optim
 from hyperfunc.evolution.shaping import Shaping, ShapingName
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.evolution.state import dump_state, load_state
-from hyperfunc.population.factored_members import member_leaves, member_parameters
+from hyperfunc.population.factored_members import Leaves, member_leaves, member_parameters
 from hyperfunc.population.noise import NoiseKind
 
 __all__ = ["TorchEggrollES"]
@@ -174,13 +174,12 @@ class TorchEggrollES:
 
     def _losses(self, block: int, inputs: Tensor, loss_fn: LossFunction, targets: Tensor) -> Tensor:
         members = self.strategy.ask(self._state, block)
-        leaves, in_dims = member_leaves(members)
 
-        def member_loss(leaves: dict[str, tuple[Tensor, ...]]) -> Tensor:
+        def member_loss(leaves: Leaves) -> Tensor:
             outputs = functional_call(self.model, member_parameters(members, leaves), (inputs,))
             return loss_fn(outputs, targets)
 
-        losses: Tensor = vmap(member_loss, in_dims=(in_dims,))(leaves)
+        losses: Tensor = vmap(member_loss)(member_leaves(members))
         if losses.ndim != 1:
             raise ConfigurationError(f"loss_fn: expected one number per member, got shape {list(losses.shape[1:])}")
         return losses.to(torch.float64).cpu()

@@ -92,7 +92,8 @@ class GradientAscent:
                 if name in decayed:
                     parameter.mul_(1.0 - lr * self.weight_decay)
         for name, parameter in zip(names, parameters, strict=True):
-            parameter.grad = gradient[name].neg().to(parameter.dtype)  # torch.optim descends
+            ascending = bool(optimizer.param_groups[0].get("maximize", False))  # else torch.optim descends
+            parameter.grad = (gradient[name] if ascending else gradient[name].neg()).to(parameter.dtype)
         optimizer.step()
         for parameter in parameters:
             parameter.grad = None
@@ -108,9 +109,9 @@ class GradientAscent:
         if callable(self.optimizer):
             return self.optimizer(parameters)
         if self.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=self.lr)
+            return torch.optim.Adam(parameters, lr=self.lr, fused=True, maximize=True)  # one pass over memory
         if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=self.lr)
+            return torch.optim.SGD(parameters, lr=self.lr, maximize=True)
         return ClipUp(parameters, lr=self.lr)
 
 
@@ -118,7 +119,7 @@ def _copy(value: Any) -> Any:
     """A deep copy of a state: ``load_state_dict`` keeps the tensors that it is given, and ``step`` writes into them."""
     if isinstance(value, Tensor):
         return value.clone()
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {k: _copy(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_copy(v) for v in value)

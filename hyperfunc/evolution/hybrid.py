@@ -6,9 +6,9 @@ groups; the loop that runs programs, asks and tells is in :mod:`hyperfunc.optimi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,6 +23,13 @@ from hyperfunc.plugins import current_plugins
 from hyperfunc.population.noise import NoiseKind
 
 __all__ = ["ESHybridSystemOptimizer", "NamedStrategy", "NoOpSystemOptimizer", "StrategyChoice"]
+
+
+class OptimizesTensors(Protocol):
+    """What an optimizer needs of a system."""
+
+    async def optimize_tensors(self, train_data: Sequence[Any], metric_fn: Any, *, optimizer: Any) -> Any: ...
+
 
 StrategyChoice = str | Strategy[Any]
 """The name of a registered strategy, set up with the optimizer's own sigma, lr and so on, or a strategy as it is."""
@@ -103,6 +110,10 @@ class ESHybridSystemOptimizer:
             weights = self.resolve("eggroll")
             settings = replace(self, sigma=self.settings_sigma).resolve(self.settings_strategy)
         return assemble(assign(group, settings=settings, weights=weights, overrides=overrides))
+
+    async def optimize(self, system: OptimizesTensors, train_data: Sequence[Any], metric_fn: Any) -> None:
+        """Optimize the tensors of ``system``; its current θ becomes the best one found."""
+        await system.optimize_tensors(train_data, metric_fn, optimizer=self)
 
     def resolve(self, choice: StrategyChoice) -> Strategy[Any]:
         """A registered strategy with those of this optimizer's settings that it has; a strategy as it is.

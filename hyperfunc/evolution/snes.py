@@ -31,6 +31,7 @@ from hyperfunc.population.update import blocked_sum, dense_gradient
 __all__ = ["SNES", "SNESState", "utilities"]
 
 LARGEST_SHARE_OF_RANGE = 0.5
+SMALLEST_SHARE_OF_LEVEL = 0.3
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class SNES(Strategy[SNESState]):
         center_lr: ``η_m``; the paper's value is 1.
         deviation_lr: ``η_σ``; ``None``: the paper's ``(3 + ln d) / (5 √d)``.
         smallest_sigma: deviations stay above it. A bounded dimension's also stay below half its range, from where on
-            it would sample little but its two bounds.
+            it would sample little but its two bounds; an integer dimension's above 0.3 of the step between two whole
+            numbers, so that about one member in ten still tries a neighbour.
     """
 
     name: ClassVar[str] = "snes"
@@ -122,10 +124,16 @@ class SNES(Strategy[SNESState]):
 
     def _limit(self, spec: ParameterSpec, deviation: Tensor) -> Tensor:
         deviation = deviation.clamp(min=self.smallest_sigma)
-        if spec.bounds is None:
-            return deviation
-        bounded = torch.isfinite(spec.bounds[0]).to(deviation.device)
-        return torch.where(bounded, deviation.clamp(max=max(LARGEST_SHARE_OF_RANGE, self.sigma)), deviation)
+        level = torch.ones_like(deviation)  # what one whole number is in latent units
+        if spec.bounds is not None:
+            low, high = (side.to(device=deviation.device, dtype=deviation.dtype) for side in spec.bounds)
+            bounded = torch.isfinite(low)
+            deviation = torch.where(bounded, deviation.clamp(max=max(LARGEST_SHARE_OF_RANGE, self.sigma)), deviation)
+            level = torch.where(bounded, 1 / (high - low), level)
+        if spec.integer is not None:
+            wide_enough = torch.maximum(deviation, SMALLEST_SHARE_OF_LEVEL * level)
+            deviation = torch.where(spec.integer.to(deviation.device), wide_enough, deviation)
+        return deviation
 
     def _odd(self, weights: Tensor) -> Tensor:
         """Per draw, the weight of ``s``: ``u⁺ - u⁻`` for twins."""

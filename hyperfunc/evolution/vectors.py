@@ -28,7 +28,7 @@ def unpack(group: ParameterGroup, vectors: Tensor) -> dict[str, Tensor]:
     sizes = [spec.size for spec in group.parameters.values()]
     parts = torch.split(vectors, sizes, dim=-1)
     return {
-        name: part.reshape(*vectors.shape[:-1], *group.parameters[name].shape)
+        name: part.reshape((*vectors.shape[:-1], *group.parameters[name].shape))
         for name, part in zip(group.names, parts, strict=True)
     }
 

@@ -33,6 +33,9 @@ _PLAIN_TYPES = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 class FactoredTensor(Tensor):
     """``base + scale · left @ rightᵀ`` as a tensor, never materialised where it can be helped.
 
+    What an operation returns as a plain tensor (a row, a view that has no factored form) is a value of its own: writing
+    into it does not write into the weight.
+
     Args:
         base: ``[rows, *rest]``, floating point, shared by all members; more than two axes (a convolution's weight) are
             seen as the matrix ``[rows, prod(rest)]``.

@@ -12,6 +12,12 @@ accumulation. So the transforms are unwrapped here by hand, innermost first: an 
 axis of rows; an axis that the factors have is the members' axis. Anything else (a batched base, two members' axes,
 autograd transforms, autocast) takes the same formula written in plain operations, which every transform understands.
 
+Tried on two cores at 512 and 2048 rows of width 512, and not kept: adding the perturbation afterwards in place
+(``addcmul_``), and running either form over chunks of 256 to 1024 rows that fit the second-level cache. All are within
+the noise of this one, at 93 to 100 % of the bare product. Left to vmap's own rules, the plain formula reaches 50 to
+75 %. A ``torch.autograd.Function`` with a vmap rule adds 115 µs per call and level, a ``torch.library.custom_op`` 50,
+this 15.
+
 It does not know `FactoredTensor`, nor which torch function was called.
 """
 
@@ -100,19 +106,19 @@ class _Call:
         if not factors_batched:
             axis = 1 if self.x_has_members else 0
             lowered = _Call(
-                x if x_axis is None else x.movedim(x_axis, axis),
+                x if x_axis is None else _moved(x, x_axis, axis),
                 *(base, left, right, self.scale, bias, self.members, self.x_has_members, self.bias_has_members),
             )
             out_axis = None if x_axis is None else int(self.members is not None)
         else:
             members = left.shape[left_axis] if left_axis is not None else right.shape[right_axis]
             lowered = _Call(
-                x=x if x_axis is None else x.movedim(x_axis, 0),
+                x=x if x_axis is None else _moved(x, x_axis, 0),
                 base=base,
-                left=left.expand(members, *left.shape) if left_axis is None else left.movedim(left_axis, 0),
-                right=right.expand(members, *right.shape) if right_axis is None else right.movedim(right_axis, 0),
+                left=left.expand(members, *left.shape) if left_axis is None else _moved(left, left_axis, 0),
+                right=right.expand(members, *right.shape) if right_axis is None else _moved(right, right_axis, 0),
                 scale=self.scale,
-                bias=bias if bias is None or bias_axis is None else bias.movedim(bias_axis, 0),
+                bias=bias if bias is None or bias_axis is None else _moved(bias, bias_axis, 0),
                 members=members,
                 x_has_members=x_axis is not None,
                 bias_has_members=bias_axis is not None,
@@ -145,6 +151,11 @@ class _Call:
                 out += shared
             return out.view(self.members, *self.x.shape[:-1], rows)
         x = self.x.reshape(self.members, -1, columns)
+        if rows == 1 and self.base.dtype in (torch.float32, torch.float64):
+            # A single output: the dense weight is no larger than the factors, and x is read once instead of twice.
+            weight = torch.baddbmm(self.base, self.left, self.right.mT, alpha=self.scale)
+            single = torch.bmm(weight, x.mT) if bias is None else torch.baddbmm(bias, weight, x.mT)
+            return single.view(self.members, *self.x.shape[1:-1], 1)
         # rightᵀ @ xᵀ, because x @ right with a thin right is four times slower in MKL's batched product.
         projected = torch.bmm(self.right.mT, x.mT).mT
         out = _begin(projected, self.left, self.scale, bias)
@@ -162,6 +173,10 @@ class _Call:
         out = F.linear(x, self.base) if bias is None else F.linear(x, self.base) + bias
         out = torch.add(out, (x @ self.right) @ self.left.mT, alpha=self.scale)
         return out.reshape(self.members, *lead, self.base.shape[0])
+
+
+def _moved(tensor: Tensor, axis: int, to: int) -> Tensor:
+    return tensor if axis == to else tensor.movedim(axis, to)
 
 
 def _begin(projected: Tensor, left: Tensor, scale: float, start: Tensor | None) -> Tensor:

@@ -1,8 +1,9 @@
 """Gathered execution: every (member, example) is a concurrent task; calls of tensor functions meet in shared kernels.
 
-For programs that branch on values, wait for I/O or call language models. Each run is an ordinary task of the event loop,
-under a binding of its member's values; members may take different branches. Outputs do not depend on how many runs are
-alive at once, on which members run together or on the order in which they get on (:mod:`gathered_kernel` says why).
+For programs that branch on values, wait for I/O or call language models. Each run is an ordinary task of the event
+loop, under a binding of its member's values; members may take different branches. Outputs do not depend on how many
+runs are alive at once, on which members run together or on the order in which they get on
+(:mod:`hyperfunc.population.gathered_kernel` says why).
 
 Knows nothing of strategies and scores, nor of how the choice between the ways of running a population is made.
 """
@@ -67,9 +68,9 @@ async def run_gathered(
     Args:
         block: the members' values; an empty one means a single member with the program's own θ.
         inputs: one mapping of ``run``'s arguments per example.
-        settings: ``window`` (most runs alive at once), ``gather_wait_s`` (most seconds that a kernel waits for runs that
-            are asleep or do I/O), ``memory_bytes`` and ``max_batch_size`` of one kernel, ``device`` and ``dtype`` of
-            ``local_gpu`` functions.
+        settings: ``window`` (most runs alive at once), ``gather_wait_s`` (most seconds that a kernel waits for runs
+            that are asleep or do I/O), ``max_batch_size`` (most calls answered by one kernel; changes no bits),
+            ``memory_bytes`` of one kernel, ``device`` and ``dtype`` of ``local_gpu`` functions.
         members: which members to run, by position in the block; by default all.
 
     Returns:
@@ -206,7 +207,7 @@ class _Gathering:
         for parameter in [spec.name for spec in function.tensor_specs] + list(function.texts):
             full = f"{name}.{parameter}"
             if full in self.block:
-                members[parameter] = self.block[full]
+                members[full] = self.block[full]
             elif full in self.program.theta:
                 shared[parameter] = self.program.theta[full]
             else:

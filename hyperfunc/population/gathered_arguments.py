@@ -1,8 +1,8 @@
 """Which calls may share a kernel: arguments of equal structure, shapes, dtypes and constants.
 
-Tensors and numeric arrays are what a kernel stacks. Numbers, strings, flags, functions and the like are constants: calls
-share a kernel only where these are equal, since the Python code of a kernel runs once. Anything else (an object whose
-insides are unknown) keeps a call out of every kernel. Knows nothing of functions, queues or members.
+Tensors and numeric arrays are what a kernel stacks. Numbers, strings, flags, functions and the like are constants:
+calls share a kernel only where these are equal, since the Python code of a kernel runs once. Anything else (an object
+whose insides are unknown) keeps a call out of every kernel. Knows nothing of hyperfunctions, queues or members.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["Layout", "describe"]
+__all__ = ["Layout", "describe", "flat_key"]
 
 _BY_VALUE = (bool, int, str, bytes, type(None), torch.dtype, torch.device)
+_PLAIN = frozenset((bool, int, str, type(None)))
 _BY_IDENTITY = (FunctionType, BuiltinFunctionType, type, Enum)
 
 
@@ -45,6 +46,25 @@ class Layout:
             leaves[position] = tensor
         args, kwargs = pytree.tree_unflatten(leaves, self.structure)
         return args, kwargs
+
+
+def flat_key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Hashable, tuple[Tensor, ...]] | None:
+    """The group of a call whose arguments are tensors and plain values, and its tensors; ``None`` for any other call.
+    A shortcut of :func:`describe` (1 µs instead of 20)."""
+    key: list[Hashable] = [len(args), *kwargs]
+    tensors: list[Tensor] = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        kind = type(value)
+        if kind is Tensor:
+            key.append((value.shape, value.dtype, value.device))
+            tensors.append(value)
+        elif kind in _PLAIN:
+            key.append((kind, value))
+        elif kind is float:
+            key.append((kind, repr(value)))
+        else:
+            return None
+    return (tuple(key), tuple(tensors)) if tensors else None
 
 
 def describe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Hashable, tuple[Tensor, ...], Layout] | str:

@@ -1,9 +1,9 @@
 """Calls of one hyperfunction that may share a kernel, from the first one made alone to the last one answered.
 
 The first call of a group is made alone, by the task that made it: a function that really waits, or that calls other
-hyperfunctions, is seen before a kernel could touch it. The value of that call must then come out of a kernel too. What a
-kernel refuses is made one by one from then on, and the reason is kept. In a kernel that raises, halves are tried until the
-guilty calls are found; only they fail.
+hyperfunctions, is seen before a kernel could touch it. The value of that call must then come out of a kernel too. What
+a kernel refuses is made one by one from then on, and the reason is kept. Where a kernel raises, halves of it are tried
+until the guilty calls are found; only they fail.
 
 Knows nothing of when kernels run.
 """
@@ -11,8 +11,9 @@ Knows nothing of when kernels run.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -21,13 +22,22 @@ from torch.utils import _pytree as pytree
 
 from hyperfunc.binding import Binding, ComponentScope, Frame, bound
 from hyperfunc.calling import prepare_injected
-from hyperfunc.errors import ExecutionError
+from hyperfunc.population.gathered_answer import Answer
 from hyperfunc.population.gathered_arguments import Layout
 from hyperfunc.population.gathered_kernel import ComponentParameters, GatheredKernel, KernelRefusedError
 from hyperfunc.population.proof import first_difference
 from hyperfunc.settings import Settings
 
-__all__ = ["EAGERLY", "Component", "GatheredCall", "KernelGroup", "Placement", "QueueOfCalls", "RunOfMember"]
+__all__ = [
+    "EAGERLY",
+    "Component",
+    "GatheredCall",
+    "KernelGroup",
+    "Placement",
+    "QueueOfCalls",
+    "RunOfMember",
+    "UnprovenCall",
+]
 
 EAGERLY = object()
 """An answer: make this call alone after all."""
@@ -64,10 +74,13 @@ class QueueOfCalls(Protocol):
     first_call: KernelGroup | None
     kernels: int
     gathered_calls: int
+    answered: list[GatheredCall]
 
     def enqueue(self, group: Any, call: GatheredCall) -> None: ...
 
     def made_alone(self, component: Component, reason: str) -> None: ...
+
+    def start(self, batch: Coroutine[Any, Any, None], context: contextvars.Context) -> None: ...
 
 
 class Component:
@@ -77,9 +90,19 @@ class Component:
         parameters: what the block gives to it.
         refused: why none of its calls can be gathered; empty where they can.
         groups: its calls by structure, shapes, dtypes and constants.
+        of_one_tensor: groups of calls with one tensor as their only argument, by its shape, dtype and device.
     """
 
-    __slots__ = ("function", "groups", "injected_names", "injected_position", "name", "parameters", "refused")
+    __slots__ = (
+        "function",
+        "groups",
+        "injected_names",
+        "injected_position",
+        "name",
+        "of_one_tensor",
+        "parameters",
+        "refused",
+    )
 
     def __init__(self, function: Any, name: str, parameters: ComponentParameters | None, refused: str = "") -> None:
         self.function = function
@@ -87,14 +110,15 @@ class Component:
         self.parameters = parameters
         self.refused = refused
         self.groups: dict[Hashable, Any] = {}
+        self.of_one_tensor: dict[Hashable, KernelGroup] = {}
         self.injected_names: frozenset[str] = function.accepted_injections
         self.injected_position: int = function.injected_position
 
 
-class GatheredCall:
-    """A call on its way into a kernel."""
+class GatheredCall(Answer):
+    """A call on its way into a kernel, and the awaitable of its result."""
 
-    __slots__ = ("args", "future", "group", "kwargs", "run", "tensors")
+    __slots__ = ("args", "group", "kwargs", "run", "tensors")
 
     def __init__(
         self,
@@ -103,18 +127,14 @@ class GatheredCall:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         tensors: tuple[Tensor, ...],
-        future: asyncio.Future[Any],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
+        super().__init__(loop)
         self.run = run
         self.group = group
         self.args = args
         self.kwargs = kwargs
         self.tensors = tensors
-        self.future = future
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        """The result, of a call that may turn out to be made alone; calls of proven groups await the bare future."""
-        return (yield from self.group.answer(self))
 
     def injected(self) -> Mapping[str, Any]:
         """The injected arguments of this call's component for its member."""
@@ -122,7 +142,9 @@ class GatheredCall:
         binding = self.run.binding
         known: Mapping[str, Any] | None = binding.prepared.get(component.name)
         scope: ComponentScope = self.group.queue.scope
-        return known if known is not None else prepare_injected(component.function, component.name, Frame(binding, scope))
+        return (
+            known if known is not None else prepare_injected(component.function, component.name, Frame(binding, scope))
+        )
 
     def body(self) -> Any:
         """What the bare function gives for this call: a value, or an awaitable of it."""
@@ -147,6 +169,18 @@ class GatheredCall:
         return self.brought_home(result)
 
 
+class UnprovenCall:
+    """The awaitable of a call that may turn out to be made alone."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: GatheredCall) -> None:
+        self._call = call
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield from self._call.group.answer(self._call))
+
+
 async def in_flight(binding: Binding, result: Any) -> Any:
     """Await ``result``; if the run fails meanwhile, this task is cancelled with it."""
     task = asyncio.current_task()
@@ -163,7 +197,7 @@ class KernelGroup:
 
     Attributes:
         calls: those that wait.
-        proven: a kernel gave what the first call gave alone; from then on calls await bare futures.
+        proven: a kernel gave what the first call gave alone; from then on calls are awaited as they are.
         refused: why its calls are made alone; empty where they are not.
     """
 
@@ -193,22 +227,23 @@ class KernelGroup:
 
     def answer(self, call: GatheredCall) -> Generator[Any, Any, Any]:
         """The result of a call made before the group was proven."""
+        value = EAGERLY
         if self._reference is None and not self.refused:
             made_alone, value = yield from self._first(call)
             if made_alone:
                 return value
-        if self.refused:
-            self.queue.made_alone(self.component, self.refused)
-            return (yield from call.alone().__await__())
-        self.queue.enqueue(self, call)
-        answer = yield from call.future
-        if answer is not EAGERLY:
-            return answer
+        if not self.refused:
+            self.queue.enqueue(self, call)
+            answer = yield from call.__await__()
+            if answer is not EAGERLY:
+                return answer
         self.queue.made_alone(self.component, self.refused)
+        if value is not EAGERLY:
+            return value  # this was the first call; it has been made
         return (yield from call.alone().__await__())
 
     def _first(self, call: GatheredCall) -> Generator[Any, Any, tuple[bool, Any]]:
-        """Make the call alone and see what kind of function it is: ``(whether that was the call, its value)``."""
+        """Make the call alone and see what kind of function it is: ``(whether that settles it, its value)``."""
         result = call.alone().__await__()
         around, self.queue.first_call = self.queue.first_call, self
         try:
@@ -218,7 +253,7 @@ class KernelGroup:
                 self.queue.made_alone(self.component, self.refused)
                 return True, stop.value
             self._reference = (call, stop.value)
-            return False, None
+            return False, stop.value
         finally:
             self.queue.first_call = around
         self.refused = self.refused or "it waits for something"
@@ -251,7 +286,7 @@ class KernelGroup:
     def flush(self) -> None:
         """Answer every waiting call."""
         waiting, self.calls = self.calls, []
-        calls = [call for call in waiting if not call.future.done()]
+        calls = [call for call in waiting if not call.resolved]
         if not calls:
             return
         if not self.proven and not self.refused:
@@ -279,43 +314,50 @@ class KernelGroup:
             self.queue.kernels += 1
             self.queue.gathered_calls += len(calls)
             for call, result in zip(calls, results, strict=True):
-                call.future.set_result(result)
+                call.value = result
+                call.resolved = True
+            self.queue.answered += calls
 
     def _give_back(self, calls: Sequence[GatheredCall]) -> None:
         for call in calls:
-            call.future.set_result(EAGERLY)
+            call.resolve(EAGERLY)
+        self.queue.answered += calls
 
     def _make_here(self, calls: Sequence[GatheredCall]) -> None:
-        """Make calls one by one, whose tasks await bare futures. What they raise alone is what they raise."""
+        """Make calls one by one, whose tasks await nothing but their values. What they raise alone is what they
+        raise."""
         for call in calls:
             self.queue.made_alone(self.component, self.refused or "a kernel with it raised")
             try:
                 with torch.no_grad(), bound(self.kernel.frame):
                     result = call.brought_home(self.component.function.drive(call.body()))
             except Exception as error:
-                call.future.set_exception(error)
+                call.resolve(None, error)
             else:
-                call.future.set_result(result)
+                call.resolve(result)
+        self.queue.answered += calls
 
 
 def _packed(
     calls: list[GatheredCall], rows: int, most: int
 ) -> Generator[tuple[Sequence[int], Sequence[GatheredCall]], None, None]:
     """Kernels in which every call has its own row: a run with several calls needs several kernels."""
+    slots = [call.run.slot % rows for call in calls]
+    if len(calls) <= most and len(set(slots)) == len(slots):
+        yield slots, calls
+        return
     layers: list[tuple[list[int], list[GatheredCall]]] = []
     depth: dict[int, int] = {}
-    for call in calls:
-        slot = call.run.slot % rows
+    for slot, call in zip(slots, calls, strict=True):
         layer = depth.get(slot, 0)
         depth[slot] = layer + 1
         if layer == len(layers):
             layers.append(([], []))
-        slots, together = layers[layer]
-        slots.append(slot)
-        together.append(call)
-    for slots, together in layers:
+        layers[layer][0].append(slot)
+        layers[layer][1].append(call)
+    for used, together in layers:
         for start in range(0, len(together), most):
-            yield slots[start : start + most], together[start : start + most]
+            yield used[start : start + most], together[start : start + most]
 
 
 def _rest_of(started: Generator[Any, Any, Any], waiting_for: Any) -> Generator[Any, Any, Any]:

@@ -2,8 +2,8 @@
 
 A kernel always has the same number of rows, chosen from a ladder by the size of the function alone, and a call always
 has the same row in it, chosen by its member and example alone. The rows that nobody needs hold copies. So a call's bits
-depend on the call, never on which other calls happened to come along (tried: at one number of rows, another *row* changes
-bits in matrix products of odd sizes). Members' factors are copied, never their dense weights.
+depend on the call, never on which other calls happened to come along. (Tried: even at one number of rows, another *row*
+changes bits in matrix products of odd sizes.) Members' factors are copied, never their dense weights.
 
 Knows nothing of tasks and queues: it takes rows and gives results, or says why it cannot.
 """
@@ -22,9 +22,9 @@ from torch.utils import _pytree as pytree
 from hyperfunc.binding import Binding, ComponentScope, Frame, bound
 from hyperfunc.errors import ExecutionError
 from hyperfunc.population.factored import FactoredTensor
-from hyperfunc.population.factored_members import as_member, gather_members, member_leaves
+from hyperfunc.population.factored_members import gather_members, member_leaves, member_parameters
 from hyperfunc.population.gathered_arguments import Layout
-from hyperfunc.population.members import FactoredMembers, MemberBlock
+from hyperfunc.population.members import DenseMembers, FactoredMembers, MemberBlock, MemberValues
 
 __all__ = ["LADDER", "ComponentParameters", "GatheredKernel", "KernelRefusedError", "kernel_rows"]
 
@@ -45,7 +45,7 @@ class ComponentParameters:
 
     Attributes:
         component: its dotted name.
-        members: parameter name -> the block's values, of those that differ by member.
+        members: dotted name -> the block's values, of the parameters that differ by member.
         shared: parameter name -> the value that all members have.
     """
 
@@ -56,9 +56,7 @@ class ComponentParameters:
     @property
     def copied_elements(self) -> int:
         """Numbers that one row's gathered parameters take."""
-        return sum(
-            sum(part.shape[1:].numel() for part in parts) for parts in member_leaves(self.members)[0].values()
-        )
+        return sum(leaf.shape[1:].numel() for leaf in member_leaves(self.members))
 
     @property
     def elements(self) -> int:
@@ -70,18 +68,17 @@ class ComponentParameters:
     def to(self, device: torch.device, dtype: torch.dtype | None) -> ComponentParameters:
         """The same on a device; floating tensors in ``dtype`` where given."""
 
-        def move(value: Any) -> Any:
-            if isinstance(value, FactoredMembers):
-                return FactoredMembers(move(value.base), move(value.left), move(value.right), value.scale)
-            if isinstance(value, Tensor):
-                return value.to(device, dtype if value.dtype.is_floating_point else None)
-            return type(value)(move(value.values)) if hasattr(value, "values") else value
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.dtype.is_floating_point else None)
 
-        return ComponentParameters(
-            self.component,
-            {name: move(values) for name, values in self.members.items()},
-            {name: move(value) if isinstance(value, Tensor) else value for name, value in self.shared.items()},
-        )
+        members: dict[str, MemberValues] = {
+            name: FactoredMembers(move(of.base), move(of.left), move(of.right), of.scale)
+            if isinstance(of, FactoredMembers)
+            else DenseMembers(move(of.values))
+            for name, of in self.members.items()
+        }
+        shared = {name: move(value) if isinstance(value, Tensor) else value for name, value in self.shared.items()}
+        return ComponentParameters(self.component, members, shared)
 
 
 def kernel_rows(parameters: ComponentParameters, input_elements: int, memory_bytes: int | None = None) -> int:
@@ -158,7 +155,6 @@ class GatheredKernel:
         self._device = device
         self._dtype = dtype
         self._parameters = parameters if device is None else parameters.to(device, dtype)
-        self._names = [(name, len(parts)) for name, parts in member_leaves(parameters.members)[0].items()]
         self._refusals: list[str] = []
         self.frame = Frame(Binding({}, route=self._refuse_nested), scope)
         self._mapped = torch.vmap(self._one_call, randomness="error")
@@ -169,7 +165,9 @@ class GatheredKernel:
         self._is_tensor: list[bool] = []
         self._structure: pytree.TreeSpec | None = None
 
-    def __call__(self, slots: Sequence[int], members: Sequence[int], arguments: Sequence[Sequence[Tensor]]) -> list[Any]:
+    def __call__(
+        self, slots: Sequence[int], members: Sequence[int], arguments: Sequence[Sequence[Tensor]]
+    ) -> list[Any]:
         """One result per call.
 
         Args:
@@ -204,28 +202,23 @@ class GatheredKernel:
     # --- members -------------------------------------------------------------------------------------------------
 
     def _gather(self, members: list[int]) -> tuple[Tensor, ...]:
-        """The members' leaves, one row per call. Concurrent episodes meet in the same order again and again, so the last
-        ones are kept (unless a program wrote into a result that is a view of them)."""
-        if not self._names:
+        """The members' leaves, one row per call. Concurrent episodes meet in the same order again and again, so the
+        last ones are kept (unless a program wrote into a result that is a view of them)."""
+        if not self._parameters.members:
             return ()
         if members != self._gathered_for or [t._version for t in self._gathered] != self._gathered_versions:
             index = torch.tensor(members, device=self._device)
-            leaves, _ = member_leaves(gather_members(self._parameters.members, index))
-            self._gathered = tuple(part for name, _ in self._names for part in leaves[name])
+            self._gathered = member_leaves(gather_members(self._parameters.members, index))
             self._gathered_versions = [t._version for t in self._gathered]
             self._gathered_for = members
         return self._gathered
 
-    def _injected(self, leaves: Sequence[Tensor]) -> dict[str, Any]:
+    def _injected(self, leaves: tuple[Tensor, ...]) -> dict[str, Any]:
         function = self.function
         values = dict(self._parameters.shared)
-        position = 0
-        for name, count in self._names:
-            label = f"{self._parameters.component}.{name}"
-            values[name] = as_member(
-                self._parameters.members[name], tuple(leaves[position : position + count]), label
-            )
-            position += count
+        prefix = len(self._parameters.component) + 1
+        for name, value in member_parameters(self._parameters.members, leaves).items():
+            values[name[prefix:]] = value
         if function.hp_type is not None:
             values["hp"] = function.hp_type.from_tensor(values["hp"])
         if function.is_module:
@@ -236,7 +229,7 @@ class GatheredKernel:
 
     def _one_call(self, *flat: Tensor) -> tuple[Tensor, ...]:
         """The function on one call; under vmap."""
-        count = len(self._gathered) if self._names else 0
+        count = len(self._gathered)
         args, kwargs = self._layout.arguments(flat[count:])
         result = self.function.drive(self.function.body(args, kwargs, self._injected(flat[:count])))
         self._leaves, self._structure = pytree.tree_flatten(result)

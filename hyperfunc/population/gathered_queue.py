@@ -19,9 +19,9 @@ from typing import Any
 from torch import Tensor
 
 from hyperfunc.binding import Binding, CallDefaults, ComponentScope
-from hyperfunc.population.gathered_arguments import describe
+from hyperfunc.population.gathered_arguments import describe, flat_key
 from hyperfunc.population.gathered_batched import BatchGroup, batch_key
-from hyperfunc.population.gathered_calls import Component, GatheredCall, KernelGroup, Placement
+from hyperfunc.population.gathered_calls import Component, GatheredCall, KernelGroup, Placement, UnprovenCall
 from hyperfunc.population.gathered_kernel import ComponentParameters, kernel_rows
 from hyperfunc.settings import Settings
 
@@ -61,16 +61,18 @@ class MemberRun:
         if queue.first_call is not None and not queue.first_call.refused:
             queue.first_call.refused = f"it calls the hyperfunction {name}"
         if not queue.defaults.none_apply:
-            return queue.made_alone(component, "limits of the settings apply to it")
+            queue.made_alone(component, "limits of the settings apply to it")
+            return None
         if component.refused:
-            return queue.made_alone(component, component.refused)
+            queue.made_alone(component, component.refused)
+            return None
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             tensor = args[0]
-            group = component.groups.get((tensor.shape, tensor.dtype, tensor.device))
+            group = component.of_one_tensor.get((tensor.shape, tensor.dtype, tensor.device))
             if group is not None and group.proven:
-                future = queue.loop.create_future()
-                queue.enqueue(group, GatheredCall(self, group, args, kwargs, args, future))
-                return future
+                call = GatheredCall(self, group, args, kwargs, args, queue.loop)
+                queue.enqueue(group, call)
+                return call
         return queue.offer(self, component, args, kwargs)
 
 
@@ -111,6 +113,7 @@ class CallQueue:
         self.gathered_calls = 0
         self.eager_calls = 0
         self.reasons: dict[str, str] = {}
+        self.answered: list[GatheredCall] = []  # calls whose tasks have not been woken yet
         self._parameters_of = parameters_of
         self._context = contextvars.copy_context()
         self._batches: set[asyncio.Task[None]] = set()
@@ -143,7 +146,7 @@ class CallQueue:
         return component
 
     def made_alone(self, component: Component, reason: str) -> None:
-        """Note that a call is made outside the queue."""
+        """Note that a call is made outside the queue, and the first reason for that."""
         self.eager_calls += 1
         self.reasons.setdefault(component.name, reason)
 
@@ -152,7 +155,8 @@ class CallQueue:
     ) -> Awaitable[Any] | None:
         """Take a call into its group, or return ``None``."""
         if len(args) > component.injected_position or not component.injected_names.isdisjoint(kwargs):
-            return self.made_alone(component, "the caller gave it its parameters")
+            self.made_alone(component, "the caller gave it its parameters")
+            return None
         tensors: tuple[Tensor, ...] = ()
         key: Hashable
         group: KernelGroup | BatchGroup | None
@@ -162,28 +166,38 @@ class CallQueue:
             if group is None:
                 group = component.groups[key] = BatchGroup(component, self)
         else:
-            described = describe(args, kwargs)
-            if isinstance(described, str):
-                return self.made_alone(component, described)
-            key, tensors, layout = described
+            flat = flat_key(args, kwargs)
+            group = None if flat is None else component.groups.get(flat[0])
+            if flat is None or group is None:
+                described = describe(args, kwargs)
+                if isinstance(described, str):
+                    self.made_alone(component, described)
+                    return None
+                key, tensors, layout = described
+            if flat is not None:
+                key, tensors = flat
             group = component.groups.get(key)
             if group is None:
                 if len(component.groups) >= _MOST_GROUPS:
-                    return self.made_alone(component, f"it is called in more than {_MOST_GROUPS} different ways")
+                    self.made_alone(component, f"it is called in more than {_MOST_GROUPS} different ways")
+                    return None
                 assert component.parameters is not None
                 inputs = sum(tensor.numel() for tensor in tensors)
                 rows = kernel_rows(component.parameters, inputs, self.settings.memory_bytes)
                 group = component.groups[key] = KernelGroup(component, self, layout, rows)
+                if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+                    component.of_one_tensor[args[0].shape, args[0].dtype, args[0].device] = group
         if group.refused:
-            return self.made_alone(component, group.refused)
-        call = GatheredCall(run, group, args, kwargs, tensors, self.loop.create_future())
+            self.made_alone(component, group.refused)
+            return None
+        call = GatheredCall(run, group, args, kwargs, tensors, self.loop)
         if not group.proven:
-            return call
+            return UnprovenCall(call)
         self.enqueue(group, call)
-        return call.future
+        return call
 
     def enqueue(self, group: KernelGroup | BatchGroup, call: GatheredCall) -> None:
-        """Add a call whose future will be answered."""
+        """Add a call that waits for its answer."""
         if not group.calls:
             self._filled.append(group)
         group.calls.append(call)
@@ -250,13 +264,29 @@ class CallQueue:
         filled, self._filled = self._filled, []
         self._waiting = self._seen = self._idle = 0
         for group in filled:
-            calls = group.calls
-            try:
-                group.flush()
-            except Exception as error:  # a fault of ours must not leave tasks waiting for ever
-                for call in calls:
-                    if not call.future.done():
-                        call.future.set_exception(error)
+            self._flush_group(group)
+        self._wake()
+
+    def _flush_group(self, group: KernelGroup | BatchGroup) -> None:
+        calls = group.calls
+        try:
+            group.flush()
+        except Exception as error:  # a fault of ours must not leave tasks waiting for ever
+            for call in calls:
+                if not call.resolved:
+                    call.resolve(None, error)
+                    self.answered.append(call)
+
+    def _wake(self) -> None:
+        """Let the tasks whose calls were answered go on, one after the other, right here."""
+        answered, self.answered = self.answered, []
+        answered.reverse()
+        try:
+            while answered:  # let go of each before the next: what is kept alive makes the garbage collector run
+                answered.pop().wake()
+        finally:  # a task was interrupted (KeyboardInterrupt); the others must still hear of their answers
+            for call in answered:
+                self.loop.call_soon(call.wake)
 
     # --- batches and the end -------------------------------------------------------------------------------------
 
@@ -271,7 +301,7 @@ class CallQueue:
         dropped = 0
         for group in self._filled:
             for call in group.calls:
-                if call.run is run and call.future.cancel():
+                if call.run is run and call.cancel():
                     dropped += 1
         return dropped
 
@@ -280,7 +310,7 @@ class CallQueue:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        left = [call for group in self._filled for call in group.calls if call.future.cancel()]
+        left = [call for group in self._filled for call in group.calls if call.cancel()]
         self._filled = []
         self._waiting = 0
         batches = list(self._batches)

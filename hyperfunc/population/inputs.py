@@ -67,7 +67,7 @@ def _leaf_key(leaf: object, lift_numbers: bool) -> Hashable:
     if lift_numbers and _is_number(leaf):
         return ("number", type(leaf))
     if leaf is None or isinstance(leaf, (str, bool, int, float, bytes)):
-        return ("value", type(leaf), leaf if leaf == leaf else "nan")  # noqa: PLR0124 - NaN differs from itself
+        return ("value", type(leaf), leaf if leaf == leaf else "nan")
     return ("object", id(leaf))
 
 

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from hyperfunc.binding import Binding
 from hyperfunc.errors import HyperfuncError, InputMutatedError
+from hyperfunc.population.factored import FactoredTensor
 from hyperfunc.population.factored_members import Leaves, member_leaves, member_parameters
 from hyperfunc.population.inputs import InputGroup
 from hyperfunc.population.members import MemberBlock
@@ -71,7 +72,7 @@ class _ReadGuard(TorchFunctionMode):
 
 def _is_batched(tensor: Tensor) -> bool:
     """Whether vmap hides more than one value behind ``tensor``."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+    return isinstance(tensor, FactoredTensor) or bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def run_lifted(program: Program, block: MemberBlock, groups: list[InputGroup], runner: asyncio.Runner) -> BlockOutcome:
@@ -95,7 +96,7 @@ def run_lifted(program: Program, block: MemberBlock, groups: list[InputGroup], r
 def _run_group(
     program: Program, block: MemberBlock, members: int, group: InputGroup, runner: asyncio.Runner
 ) -> LiftedGroup:
-    leaves_of_members, members_axis = member_leaves(block)
+    leaves_of_members = member_leaves(block)
     counts = [t._version for t in group.tensors]
     refusals: list[str] = []
     shape: dict[str, Any] = {}
@@ -126,7 +127,7 @@ def _run_group(
     if group.tensors:
         mapped = torch.vmap(mapped, in_dims=(None, 0))
     if block:
-        mapped = torch.vmap(mapped, in_dims=(members_axis, None))
+        mapped = torch.vmap(mapped, in_dims=(0, None))
     guard = _ReadGuard()
     try:
         with guard:

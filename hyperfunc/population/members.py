@@ -48,8 +48,9 @@ class FactoredMembers:
 
     def dense(self, index: int) -> Tensor:
         """Member ``index`` as a plain tensor, ``[*shape]``."""
-        delta = self.left[index] @ self.right[index].mT
-        return torch.add(self.base, delta.reshape(self.base.shape), alpha=self.scale)
+        delta = (self.left[index] @ self.right[index].mT).reshape(self.base.shape)
+        wide = torch.promote_types(self.base.dtype, torch.float32)  # summed wide, rounded once
+        return torch.add(self.base.to(wide), delta.to(wide), alpha=self.scale).to(self.base.dtype)
 
 
 MemberValues = DenseMembers | FactoredMembers

@@ -38,8 +38,8 @@ class BlockWorkers:
             self._runners.append(runner)
 
     async def map(self, work: Callable[[int, asyncio.Runner], T], indices: Sequence[int], *, at_once: int) -> list[T]:
-        """``work(index, runner)`` for every index, ``at_once`` at a time, results in order. The first error cancels what
-        has not begun, waits for what has, and is raised."""
+        """``work(index, runner)`` for every index, ``at_once`` at a time, results in order. The first error cancels
+        what has not begun, waits for what has, and is raised."""
         loop = asyncio.get_running_loop()
         limit = asyncio.Semaphore(max(1, min(at_once, self.count)))
         threads_here = torch.get_num_threads()
@@ -49,21 +49,27 @@ class BlockWorkers:
                 context = contextvars.copy_context()
                 return await loop.run_in_executor(self._pool, context.run, self._call, work, index)
 
+        tasks = [asyncio.ensure_future(one(index)) for index in indices]
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(index)) for index in indices]
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            return await asyncio.gather(*tasks)
         finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             # set_num_threads is partly global: give threads that start elsewhere back what they had.
             torch.set_num_threads(threads_here)
-        return [task.result() for task in tasks]
 
     def _call(self, work: Callable[[int, asyncio.Runner], T], index: int) -> T:
         return work(index, self._local.runner)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
+        # Closing a loop runs it once more, which the caller's thread, inside its own loop, may not do.
+        closer = threading.Thread(target=self._close_runners)
+        closer.start()
+        closer.join()
+
+    def _close_runners(self) -> None:
         for runner in self._runners:
             runner.close()
         self._runners.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import subprocess
 import sys
@@ -150,6 +151,12 @@ DIFFERENT = [
     torch.tensor([1.0]),
     torch.tensor([1]),
     torch.tensor([1.0], dtype=torch.bfloat16),
+    torch.tensor([1, 2, 3]),
+    torch.tensor([1, 2, 4]),
+    torch.tensor([0]),
+    torch.tensor([0.0], dtype=torch.float64),
+    torch.zeros(2, 3),
+    torch.zeros(3, 2),
     torch.zeros(0),
     torch.zeros(0, 3),
     np.array([1.0]),
@@ -172,6 +179,7 @@ def test_different_content_gives_different_digests():
 def test_numpy_scalars_count_as_python_numbers_and_key_order_does_not_count():
     assert content_digest(np.float64(1.5)) == content_digest(1.5)
     assert content_digest(np.int32(7)) == content_digest(7)
+    assert content_digest(math.nan) == content_digest(-math.nan)
     assert content_digest({"a": 1, 2: "b"}) == content_digest({2: "b", "a": 1})
     assert content_digest({"x", "y", "z"}) == content_digest({"z", "y", "x"})
 

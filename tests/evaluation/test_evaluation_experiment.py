@@ -48,7 +48,10 @@ def test_lengths_and_empty_parts_are_named():
 
 
 def test_candidates_are_paired_by_example_whatever_their_order():
+    base = evaluation("base", [n / 20 for n in range(20)])
     shuffled = DATA.shuffled(1)
+    same = evaluation("same", [e.expected / 20 for e in shuffled], shuffled)
+    assert same.compare_to(base).ties == 20
     reordered = evaluation("r", [1.0 if e.expected >= 10 else 0.5 for e in shuffled], shuffled)
     result = reordered.compare_to(BASE, alternative="greater")
     assert (result.wins, result.ties, result.losses) == (10, 10, 0)

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from hyperfunc.errors import BudgetExceededError, EvaluationError
 from hyperfunc.evaluation import (
+    CompositeScorer,
     ExactMatch,
     FunctionScorer,
     ScoreResult,
+    is_asynchronous,
     mean_score,
     score_all,
     score_batch,
@@ -93,6 +95,25 @@ async def test_scorers_that_answer_at_once_now_and_then():
     mixed = FunctionScorer(lambda output: later(output) if output % 3 == 1 else output)
     results = await score_all(mixed, list(range(10)), [None] * 10)
     assert [result.score for result in results] == list(range(10))
+
+
+def test_scorers_say_whether_they_are_asynchronous():
+    async def judge(output):
+        return 1.0
+
+    class Judge:
+        async def __call__(self, output):
+            return 1.0
+
+    assert is_asynchronous(Meeting.__new__(Meeting))
+    assert is_asynchronous(FunctionScorer(judge))
+    assert is_asynchronous(FunctionScorer(Judge()))
+    assert not is_asynchronous(FunctionScorer(len))
+    assert not is_asynchronous(ExactMatch())
+    nested = CompositeScorer([(CompositeScorer([(FunctionScorer(judge), 1)]), 1), (ExactMatch(), 1)])
+    assert is_asynchronous(nested)
+    with pytest.raises(EvaluationError, match="a part of this CompositeScorer, is asynchronous"):
+        nested.score_batch([1], [1])
 
 
 async def test_a_spent_budget_passes_unchanged():
@@ -186,6 +207,10 @@ def test_mean_is_over_scored_results_only(pairs):
     else:
         low, high = min(s for s, _ in scored), max(s for s, _ in scored)
         assert low - 1e-6 <= mean <= high + 1e-6
+
+
+def test_means_of_tiny_weights_keep_their_digits():
+    assert mean_score([ScoreResult(1.5), ScoreResult(0.5)], [5e-324, 5e-324]) == 1.0
 
 
 def test_mean_shows_failures_and_refuses_other_lengths():

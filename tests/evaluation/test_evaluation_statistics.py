@@ -99,6 +99,10 @@ def test_a_clear_winner_is_significant():
     assert result.to_dict()["interval"] == list(result.interval)
 
 
+def test_drawn_p_values_are_never_zero():
+    assert permutation_test([1.0] * 40, alternative="greater", resamples=99) == 1 / 100
+
+
 def test_missing_scores_drop_their_pair_and_are_counted():
     result = compare([1.0, None, 0.0, math.inf, 1.0], [1.0, 1.0, math.nan, 0.0, 2.0])
     assert (result.pairs, result.dropped, result.mean_a, result.mean_b) == (2, 3, 1.0, 1.5)

@@ -34,12 +34,18 @@ def dense(x: Tensor, base: Tensor, left: Tensor, right: Tensor, bias: Tensor | N
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(data=st.data(), rank=st.sampled_from([1, 2]), rows=st.sampled_from([(), (3,), (2, 3)]), depth=st.integers(0, 3))
+@given(
+    data=st.data(),
+    rank=st.sampled_from([1, 2]),
+    rows=st.sampled_from([(), (3,), (2, 3)]),
+    outputs=st.sampled_from([1, ROWS]),
+    depth=st.integers(0, 3),
+)
 def test_any_argument_may_be_batched_at_any_depth_over_any_axis(
-    data: st.DataObject, rank: int, rows: tuple[int, ...], depth: int
+    data: st.DataObject, rank: int, rows: tuple[int, ...], outputs: int, depth: int
 ) -> None:
     """Everything batched or not, level by level, axis by axis, against the dense formula under the same vmaps."""
-    shapes: list[list[int]] = [[*rows, COLUMNS], [ROWS, COLUMNS], [ROWS, rank], [COLUMNS, rank], [ROWS]]
+    shapes: list[list[int]] = [[*rows, COLUMNS], [outputs, COLUMNS], [outputs, rank], [COLUMNS, rank], [outputs]]
     with_bias = data.draw(st.booleans())
     levels: list[tuple[int | None, ...]] = []
     for level in range(depth):
@@ -63,6 +69,22 @@ def test_any_argument_may_be_batched_at_any_depth_over_any_axis(
         return function(x, base, left, right, bias)
 
     torch.testing.assert_close(lifted(factored), lifted(dense), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("outputs", [1, ROWS])
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("bias", ["none", "shared", "own"])
+@pytest.mark.parametrize("rows", ["shared", "own"])
+def test_the_usual_layouts(outputs: int, rank: int, bias: str, rows: str) -> None:
+    """Members, then members × examples: every branch of the fused kernel by name."""
+    base, left, right = randn(outputs, COLUMNS), randn(5, outputs, rank, seed=1), randn(5, COLUMNS, rank, seed=2)
+    x = randn(5, 3, COLUMNS, seed=3) if rows == "own" else randn(3, COLUMNS, seed=3)
+    offset = {"none": None, "shared": randn(outputs, seed=4), "own": randn(5, outputs, seed=4)}[bias]
+    axes = (0 if rows == "own" else None, None, 0, 0, 0 if bias == "own" else None)
+    expected = torch.vmap(dense, axes)(x, base, left, right, offset)
+    torch.testing.assert_close(torch.vmap(factored, axes)(x, base, left, right, offset), expected)
+    nested = torch.vmap(torch.vmap(factored, (0, None, None, None, None)), axes)
+    torch.testing.assert_close(nested(x, base, left, right, offset), expected)
 
 
 @pytest.mark.parametrize("rank", [1, 2])

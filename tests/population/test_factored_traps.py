@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -229,6 +230,42 @@ def test_wrong_operands_get_torchs_own_words(weight: FactoredTensor) -> None:
         with pytest.raises(RuntimeError) as got:
             F.linear(operands, weight)
         assert str(got.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_it_works_in_every_grad_mode(mode: Callable[[], Any], weight: FactoredTensor, x: Tensor) -> None:
+    lefts = torch.stack([weight.factors.left, -weight.factors.left])
+
+    def member(left: Tensor) -> Tensor:
+        own = FactoredTensor(weight.factors.base, left, weight.factors.right, 0.5)
+        return F.linear(x, own) + torch.linalg.matrix_norm(own)
+
+    expected = torch.stack(
+        [
+            F.linear(x, w) + torch.linalg.matrix_norm(w)
+            for w in (weight.dense(), 2 * weight.factors.base - weight.dense())
+        ]
+    )
+    with mode():
+        torch.testing.assert_close(torch.vmap(member)(lefts), expected)
+        torch.testing.assert_close(member(lefts[0]), expected[0])
+
+
+def test_one_weight_serves_many_threads(weight: FactoredTensor, x: Tensor) -> None:
+    expected, results = F.linear(x, weight.dense()), []
+
+    def use() -> None:
+        for _ in range(20):
+            results.append(torch.vmap(lambda row: F.linear(row, weight))(x))
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(results) == 80
+    for result in results:
+        torch.testing.assert_close(result, expected)
 
 
 def test_no_warning_leaks_from_the_wrapper(weight: FactoredTensor, x: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Mapping, Sequence
@@ -11,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from hyperfunc.errors import EvaluationError
+from hyperfunc.evaluation.concurrency import run_together
 from hyperfunc.evaluation.results import ScoreResult, mean_score
-from hyperfunc.evaluation.scoring import Scorer, as_tensor_scorer, score_batch
+from hyperfunc.evaluation.scoring import Scorer, as_tensor_scorer, is_asynchronous, score_batch
 from hyperfunc.usage import Usage
 
 __all__ = ["CompositeScorer"]
@@ -43,6 +43,11 @@ class CompositeScorer:
         self.combine_feedback = combine_feedback
 
     @property
+    def asynchronous(self) -> bool:
+        """Whether a part is asynchronous."""
+        return any(is_asynchronous(scorer) for scorer, _ in self.scorers)
+
+    @property
     def supports_tensors(self) -> bool:
         """Whether all parts can score tensors."""
         return all(as_tensor_scorer(scorer) is not None for scorer, _ in self.scorers)
@@ -67,7 +72,7 @@ class CompositeScorer:
             EvaluationError: a part is asynchronous; await ``score_all`` instead.
         """
         for scorer, _ in self.scorers:
-            if inspect.iscoroutinefunction(scorer.score):
+            if is_asynchronous(scorer):
                 raise EvaluationError(
                     f"{type(scorer).__qualname__}, a part of this CompositeScorer, is asynchronous; "
                     "await score_all(...) instead of score_batch(...)"
@@ -100,12 +105,7 @@ class CompositeScorer:
         async def settle(result: ScoreResult | Awaitable[ScoreResult]) -> ScoreResult:
             return await result if inspect.isawaitable(result) else result
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(settle(result)) for result in results]
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from failures.exceptions[0].__cause__
-        return self._combine([task.result() for task in tasks])
+        return self._combine(await run_together(map(settle, results)))
 
     def _combine(self, results: list[ScoreResult]) -> ScoreResult:
         names = [type(scorer).__name__ for scorer, _ in self.scorers]

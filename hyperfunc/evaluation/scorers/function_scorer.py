@@ -32,7 +32,7 @@ class FunctionScorer:
         required = sum(parameter.default is inspect.Parameter.empty for parameter in positional)
         self._argument_count = 3 if takes_any else min(3, len(positional))
         called = function if inspect.isroutine(function) else type(function).__call__
-        self._asynchronous = inspect.iscoroutinefunction(inspect.unwrap(called))
+        self.asynchronous = inspect.iscoroutinefunction(inspect.unwrap(called))
         if self._argument_count == 0 or required > 3:
             raise EvaluationError(
                 f"a scoring function takes (output), (output, expected) or (output, expected, inputs); "
@@ -44,7 +44,7 @@ class FunctionScorer:
     ) -> ScoreResult | Awaitable[ScoreResult]:
         """Call the function; awaitable when the function is asynchronous."""
         arguments = (output, expected, inputs)[: self._argument_count]
-        if self._asynchronous:
+        if self.asynchronous:
             return self._score_later(arguments)
         answer = self.function(*arguments)
         return self._wait(answer) if inspect.isawaitable(answer) else _as_result(answer)

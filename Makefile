@@ -1,0 +1,47 @@
+# One command each; every one sets up its own .venv first. Needs Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo test check format bench integration reliability docs wheel clean
+
+help:  ## Show these lines
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	touch $(STAMP)
+
+setup: $(STAMP)  ## Make the virtual environment
+
+demo: $(STAMP)  ## Train the digits pipeline by evolution, save θ and plots under out/
+	$(BIN)/python -m demos.digits
+
+test: $(STAMP)  ## All tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+check: $(STAMP)  ## Formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## The benchmarks behind docs/benchmarks.md (minutes; peers are installed into a venv of their own)
+	$(BIN)/python -m benchmarks
+
+integration: $(STAMP)  ## What needs a browser, a database server, a viewer: fails where one is missing
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m integration --require-integration --require-postgres $(PYTEST_ARGS)
+
+wheel: $(STAMP)  ## Build the wheel and run the tests from it, outside the checkout
+	$(BIN)/python -m build --wheel --outdir dist .
+
+clean:  ## Remove everything that was made here
+	rm -rf $(VENV) dist build out .pytest_cache .mypy_cache .ruff_cache .hypothesis

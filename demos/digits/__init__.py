@@ -1,0 +1,1 @@
+"""Handwritten digits: a compound pipeline of three hyperfunctions, evolved from random weights. No gradients."""

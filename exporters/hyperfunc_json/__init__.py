@@ -1,0 +1,7 @@
+"""Observations as JSON or JSON lines."""
+
+from __future__ import annotations
+
+from hyperfunc_json.exporter import JSONExporter
+
+__all__ = ["JSONExporter"]

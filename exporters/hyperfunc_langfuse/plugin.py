@@ -1,0 +1,12 @@
+"""Registers the exporter ``langfuse``."""
+
+from __future__ import annotations
+
+from hyperfunc.hookspecs import Register, hookimpl
+
+__all__: list[str] = []
+
+
+@hookimpl
+def hyperfunc_register_exporters(register: Register) -> None:
+    register("langfuse", "hyperfunc_langfuse.exporter:LangFuseExporter")

@@ -1,0 +1,7 @@
+"""Runs in MLflow."""
+
+from __future__ import annotations
+
+from hyperfunc_mlflow.tracker import MLflowTracker
+
+__all__ = ["MLflowTracker"]

@@ -1,0 +1,7 @@
+"""Observations over OTLP, by gRPC or HTTP, to any OpenTelemetry collector."""
+
+from __future__ import annotations
+
+from hyperfunc_otlp.exporter import ExportError, OTLPExporter
+
+__all__ = ["ExportError", "OTLPExporter"]

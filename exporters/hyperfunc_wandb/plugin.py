@@ -1,0 +1,12 @@
+"""Registers the tracker ``wandb``."""
+
+from __future__ import annotations
+
+from hyperfunc.hookspecs import Register, hookimpl
+
+__all__: list[str] = []
+
+
+@hookimpl
+def hyperfunc_register_trackers(register: Register) -> None:
+    register("wandb", "hyperfunc_wandb.tracker:WandbTracker")

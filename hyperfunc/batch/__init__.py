@@ -1,0 +1,18 @@
+"""Many inputs through one async function: bounded, resumable, failures as values. Knows nothing of models."""
+
+from __future__ import annotations
+
+from hyperfunc.batch.artifacts import Artifacts, ReplayedError
+from hyperfunc.batch.engine import Batch, batch
+from hyperfunc.batch.results import BatchResult, BatchStoppedError, FatalError, Termination
+
+__all__ = [
+    "Artifacts",
+    "Batch",
+    "BatchResult",
+    "BatchStoppedError",
+    "FatalError",
+    "ReplayedError",
+    "Termination",
+    "batch",
+]

@@ -1,0 +1,172 @@
+"""What a journal hands out: plain immutable records. Knows nothing of SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from hyperfunc.parameters.theta import Theta
+from hyperfunc.usage import Usage
+
+__all__ = [
+    "CandidateRecord",
+    "EventRecord",
+    "GenerationRecord",
+    "PaidCallRecord",
+    "ResumePoint",
+    "RunHandle",
+    "RunRecord",
+    "RunStatus",
+    "ScoreRecord",
+]
+
+RunStatus = Literal["running", "interrupted", "finished", "failed"]
+"""``interrupted``: it was running, and the process that ran it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunHandle:
+    """A run that this process may write to, until it is finished or the journal is closed."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run.
+
+    Attributes:
+        created_at, updated_at: seconds since the epoch.
+        environment: versions and platform that the run began with.
+        best_theta: key of a snapshot.
+        generations: how many are recorded, the initial one not counted.
+    """
+
+    id: int
+    name: str
+    status: RunStatus
+    created_at: float
+    updated_at: float
+    seed: int
+    config: Mapping[str, Any]
+    program_hash: str
+    data_hash: str
+    git_revision: str | None
+    environment: Mapping[str, Any]
+    finish_reason: str | None
+    best_score: float | None
+    best_theta: str | None
+    generations: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRecord:
+    """One generation: ``number`` 0 is the state before the first.
+
+    Attributes:
+        theta, state: keys of snapshots, ``None`` where none was kept.
+        fitness: statistics by name (``best``, ``mean``, ``validation``, ``sigma``, …).
+        budget: the budget's state after this generation.
+        spend: usage of this generation alone, by component.
+    """
+
+    number: int
+    created_at: float
+    theta: str | None
+    state: str | None
+    fitness: Mapping[str, float]
+    budget: Mapping[str, Any] | None
+    spend: Mapping[str, Usage]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRecord:
+    """A proposed θ: where it came from, what it is, what became of it.
+
+    Attributes:
+        key: unique within its run; what parents are named by.
+        verdict: ``seed``, ``accepted``, ``rejected``, ``failed`` or a word of the proposer's.
+        reason: why, for a reader.
+        texts: the texts that it changes, or all of them.
+        theta: key of a snapshot, if one was kept.
+        usage: what proposing it cost.
+        detail: JSON values, free for the proposer.
+    """
+
+    key: str
+    generation: int = 0
+    parents: tuple[str, ...] = ()
+    proposer: str = ""
+    verdict: str = ""
+    reason: str = ""
+    texts: Mapping[str, Any] = field(default_factory=dict)
+    theta: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    created_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRecord:
+    """The score of one candidate on one example; ``None`` where the evaluation failed."""
+
+    candidate: str
+    example: str
+    score: float | None
+    split: str = "train"
+    repeat: int = 0
+    feedback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something that happened in a run, in order."""
+
+    sequence: int
+    created_at: float
+    kind: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PaidCallRecord:
+    """A paid call as it is kept, without its result. ``times_paid`` is 1 unless equal calls were in flight together."""
+
+    sequence: int
+    key: str
+    kind: str
+    usage: Usage
+    created_at: float
+    result_bytes: int
+    times_paid: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """What is needed to go on with a run.
+
+    Attributes:
+        run: the handle to record under.
+        generation: how many generations are complete; go on with the next one.
+        theta: θ after that generation; ``None`` if not even the initial one was recorded.
+        strategy_tensors, strategy_meta: the strategy's state then.
+        budget: the budget's state then.
+        paid_since: usage of the calls that were paid after that record and will now be answered from the journal;
+            ``Budget.charge`` it after ``Budget.restore``, so that what was spent stays spent.
+        history: all complete generations, oldest first.
+        finish_reason: set if the run had ended; it may still be continued.
+    """
+
+    run: RunHandle
+    generation: int
+    theta: Theta | None
+    strategy_tensors: Mapping[str, Tensor]
+    strategy_meta: Any
+    budget: Mapping[str, Any] | None
+    paid_since: Usage
+    history: tuple[GenerationRecord, ...]
+    finish_reason: str | None

@@ -1,0 +1,134 @@
+"""A tape as JSON: what an execution called, short enough to keep and to show. Knows nothing of SQLite.
+
+Arguments and outputs are kept as previews only: replays answer from paid calls, not from traces.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from hyperfunc.tape import Tape
+from hyperfunc.usage import Usage
+
+__all__ = ["TraceRecord", "TracedCall", "preview", "trace_calls", "trace_edges"]
+
+_PREVIEW = 400
+
+
+@dataclass(frozen=True, slots=True)
+class TracedCall:
+    """One call of a trace.
+
+    Attributes:
+        start: seconds after the first call of the trace began.
+        seconds: how long it took; of an unfinished one, 0.
+        inputs, output: previews; empty where content was not kept.
+        error: the error's type and message, if it failed.
+    """
+
+    id: int
+    function: str
+    parent: int | None = None
+    start: float = 0.0
+    seconds: float = 0.0
+    inputs: str = ""
+    output: str = ""
+    error: str | None = None
+    attempts: int = 1
+    usage: Usage = field(default_factory=Usage)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__} | {"usage": self.usage.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TracedCall:
+        return cls(**{**data, "usage": Usage.from_dict(data["usage"])})
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRecord:
+    """What one execution of the program called.
+
+    Attributes:
+        label: which program ran: ``"best"``, a candidate's key, …
+        edges: (source id, target id, kind), see :class:`hyperfunc.tape.Edge`.
+    """
+
+    sequence: int
+    generation: int
+    example: str
+    label: str
+    created_at: float
+    seconds: float
+    calls: tuple[TracedCall, ...]
+    edges: tuple[tuple[int, int, str], ...]
+
+
+def trace_calls(tape: Tape, *, content: bool = True) -> tuple[TracedCall, ...]:
+    """The calls of ``tape`` as records; ``content=False`` leaves inputs and outputs out."""
+    if not tape.calls:
+        return ()
+    begin = min(call.start for call in tape)
+    return tuple(
+        TracedCall(
+            id=call.id,
+            function=call.function,
+            parent=call.parent,
+            start=call.start - begin,
+            seconds=call.seconds,
+            inputs=_arguments(call.args, call.kwargs) if content else "",
+            output=preview(call.output) if content and call.error is None else "",
+            error=None if call.error is None else f"{type(call.error).__name__}: {call.error}"[:_PREVIEW],
+            attempts=call.attempts,
+            usage=call.usage,
+            metadata={name: _plain(value) for name, value in call.metadata.items()},
+        )
+        for call in tape
+    )
+
+
+def trace_edges(tape: Tape) -> tuple[tuple[int, int, str], ...]:
+    """The dataflow between the calls of ``tape``."""
+    return tuple((edge.source, edge.target, edge.kind) for edge in tape.edges())
+
+
+def preview(value: Any) -> str:
+    """A short text that tells a reader what ``value`` is; tensors by dtype and shape."""
+    text = value if isinstance(value, str) else repr(_shown(value))
+    return text if len(text) <= _PREVIEW else f"{text[:_PREVIEW]}… ({len(text)} characters)"
+
+
+class _Words(str):
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _shown(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, Tensor):
+        return _Words(f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}")
+    if depth < 4 and isinstance(value, Mapping):
+        return {key: _shown(item, depth + 1) for key, item in list(value.items())[:20]}
+    if depth < 4 and isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_shown(item, depth + 1) for item in value[:20]]
+    if isinstance(value, str):
+        return value[:_PREVIEW]
+    return value if value is None or isinstance(value, (bool, int, float)) else _Words(repr(value)[:_PREVIEW])
+
+
+def _arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    parts = [preview(value) for value in args] + [f"{name}={preview(value)}" for name, value in kwargs.items()]
+    return preview(", ".join(parts))
+
+
+def _plain(value: Any) -> Any:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return preview(value)
+    return value

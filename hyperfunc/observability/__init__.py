@@ -1,0 +1,36 @@
+"""Traces, metrics and summaries of what a system does; off, and free, until a session is opened."""
+
+from __future__ import annotations
+
+from hyperfunc.observability.delivery import Delivery, Exporter
+from hyperfunc.observability.hub import ObservabilityHub
+from hyperfunc.observability.metrics import MetricPoint, Metrics, MetricsExporter
+from hyperfunc.observability.propagation import extract, inject
+from hyperfunc.observability.records import CallRecord, HyperFunctionStats, ObservationRecord, TraceSummary, summarize
+from hyperfunc.observability.spans import Sampling, Span, Tracer, current_span, current_tracer, span, tracing
+from hyperfunc.observability.tracing import TracingTape, trace_calls_with
+
+__all__ = [
+    "CallRecord",
+    "Delivery",
+    "Exporter",
+    "HyperFunctionStats",
+    "MetricPoint",
+    "Metrics",
+    "MetricsExporter",
+    "ObservabilityHub",
+    "ObservationRecord",
+    "Sampling",
+    "Span",
+    "TraceSummary",
+    "Tracer",
+    "TracingTape",
+    "current_span",
+    "current_tracer",
+    "extract",
+    "inject",
+    "span",
+    "summarize",
+    "trace_calls_with",
+    "tracing",
+]

@@ -1,0 +1,173 @@
+"""``system.observability``: trace sessions, the history of calls, summaries, exports.
+
+Built on the same spans that live exporters get. Knows exporters only by the names that plugins registered.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from hyperfunc.errors import ConfigurationError
+from hyperfunc.observability import conventions as names
+from hyperfunc.observability.delivery import Delivery, Exporter
+from hyperfunc.observability.metrics import Metrics
+from hyperfunc.observability.records import CallRecord, ObservationRecord, TraceSummary, summarize
+from hyperfunc.observability.spans import Sampling, Span, Tracer, span
+from hyperfunc.observability.tracing import trace_calls_with
+from hyperfunc.plugins import current_plugins
+
+__all__ = ["ObservabilityHub"]
+
+
+class ObservabilityHub:
+    """Watches the calls of one system while a trace session is open.
+
+    Args:
+        system: whose calls; only its class's name is used.
+        history_limit: spans kept in memory; the oldest go first, and :meth:`summary` says how many went.
+        close_timeout_s: longest wait, at the end of a session, for exporters to take what is still queued.
+    """
+
+    def __init__(self, system: object, *, history_limit: int = 100_000, close_timeout_s: float = 2.0) -> None:
+        self._name = type(system).__name__
+        self._close_timeout_s = close_timeout_s
+        self._spans: deque[tuple[Span, bool]] = deque(maxlen=history_limit)
+        self._forgotten = 0
+        self._session_id = ""
+        self._open = False
+        self.dropped = 0
+        self.failed = 0
+        self.sampled_out = 0
+        self.metrics = Metrics()
+
+    @contextmanager
+    def trace(
+        self,
+        session_id: str | None = None,
+        *,
+        exporters: Sequence[Exporter | str] = (),
+        sampling: Sampling | float | None = None,
+        content: bool = False,
+        remote: tuple[int, int] | None = None,
+    ) -> Iterator[Tracer]:
+        """Record the calls made in the block.
+
+        Args:
+            session_id: how viewers group traces; made up where ``None``.
+            exporters: get the spans while the block runs, each in a thread of its own: objects, or registered names.
+            sampling: which evaluations of a population to keep; a number is a fraction.
+            content: keep inputs and outputs of calls; they may hold personal data.
+            remote: the parent in another process, see :mod:`hyperfunc.observability.propagation`.
+
+        Raises:
+            ConfigurationError: a session of this hub is open already.
+            PluginError: an exporter's name is unknown.
+        """
+        if self._open:
+            raise ConfigurationError("a trace session of this system is open already; close it first")
+        self._session_id = session_id or uuid.uuid4().hex
+        made = [current_plugins().get("exporters", e)() if isinstance(e, str) else e for e in exporters]
+        chosen = Sampling(sampling) if isinstance(sampling, (int, float)) else sampling
+        deliveries = [Delivery(exporter, content=content, metrics=self.metrics) for exporter in made]
+
+        def remember(finished: Span) -> None:
+            if len(self._spans) == self._spans.maxlen:
+                self._forgotten += 1
+            self._spans.append((finished, content))
+
+        tracer = Tracer(remember, *deliveries, sampling=chosen, content=content, metrics=self.metrics)
+        self._open = True
+        try:
+            with trace_calls_with(tracer, remote=remote), ExitStack() as stack:
+                root = stack.enter_context(span("run", self._name))
+                if root is not None:
+                    root.attributes[names.SESSION_ID] = self._session_id
+                yield tracer
+        finally:
+            self._open = False
+            self.sampled_out += tracer.sampled_out
+            for delivery in deliveries:
+                delivery.close(self._close_timeout_s)
+                self.dropped += delivery.dropped
+                self.failed += delivery.failed
+
+    def observations(self) -> list[ObservationRecord]:
+        """Every span that is still remembered, runs, generations and evaluations included, in order of ending."""
+        return [ObservationRecord.from_span(finished, content=content) for finished, content in list(self._spans)]
+
+    def get_history(self) -> list[ObservationRecord]:
+        """The remembered calls, in order of ending."""
+        return [record for record in self.observations() if record.kind == "call"]
+
+    def get_call_records(self) -> list[CallRecord]:
+        """The remembered calls in the form of ``HyperSystem.get_call_history``."""
+        return [
+            CallRecord(record.fn_name, record.example_index, record.elapsed_s, finished.error, record.extra_metrics)
+            for finished, _ in list(self._spans)
+            if (record := ObservationRecord.from_span(finished)).kind == "call"
+        ]
+
+    def summary(self) -> TraceSummary:
+        """The remembered calls in numbers, by component."""
+        return summarize(self.observations(), self._session_id, self._forgotten)
+
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        self._spans.clear()
+        self._forgotten = 0
+        self.metrics = Metrics()
+
+    # -- exports of what is remembered --------------------------------------------------------------------------
+
+    def export(self, exporter: Exporter | str, **options: Any) -> None:
+        """Hand everything remembered to an exporter, here and now.
+
+        Args:
+            exporter: an object, or a registered name, which is then constructed with ``options``.
+
+        Raises:
+            PluginError: the name is unknown. Errors of the exporter pass through.
+        """
+        made = current_plugins().get("exporters", exporter)(**options) if isinstance(exporter, str) else exporter
+        made.export(self.observations(), self.summary())
+        if isinstance(exporter, str):
+            made.shutdown()
+
+    def export_json(self, path: str | Path, jsonl: bool = False, include_summary: bool = True) -> None:
+        """Write the history to a JSON file, or with ``jsonl`` one record per line."""
+        self.export("json", path=path, jsonl=jsonl, include_summary=include_summary)
+
+    def export_langfuse(
+        self,
+        trace_name: str | None = None,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Send the history to Langfuse; ``kwargs`` are those of ``LangFuseExporter``."""
+        session = session_id or self._session_id or None
+        self.export("langfuse", trace_name=trace_name, user_id=user_id, session_id=session, metadata=metadata, **kwargs)
+
+    def export_otlp(
+        self,
+        endpoint: str = "http://localhost:4317",
+        protocol: str = "grpc",
+        service_name: str = "hyperfunc",
+        insecure: bool = True,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send the history to a collector (Jaeger, Tempo, Phoenix, …)."""
+        self.export(
+            "otlp",
+            endpoint=endpoint,
+            protocol=protocol,
+            service_name=service_name,
+            insecure=insecure,
+            headers=headers,
+        )

@@ -1,0 +1,37 @@
+"""Memory that stays: facts, preferences, events and entities of users, found again by their text.
+
+Start with :class:`Memory`. Backends are SQLite (FTS5) and PostgreSQL (tsvector); others come through the hook
+``hyperfunc_register_memory_backends`` and are tested with :mod:`hyperfunc.testing.memory_contract`.
+"""
+
+from __future__ import annotations
+
+from hyperfunc_memory.backend import BackendFactory, Match, MemoryBackend, ReadFilter, ScopeSelector
+from hyperfunc_memory.entries import MemoryEntry, MemoryType, Scope
+from hyperfunc_memory.errors import ExtractionError, MemoryInputError, MemorySchemaError, MemoryStoreError
+from hyperfunc_memory.extraction import Extractor, RuleExtractor
+from hyperfunc_memory.llm_extraction import LLMExtractor
+from hyperfunc_memory.memory import Memory
+from hyperfunc_memory.relevance import RetrievalWeights
+from hyperfunc_memory.sqlite_backend import SQLiteBackend
+
+__all__ = [
+    "BackendFactory",
+    "ExtractionError",
+    "Extractor",
+    "LLMExtractor",
+    "Match",
+    "Memory",
+    "MemoryBackend",
+    "MemoryEntry",
+    "MemoryInputError",
+    "MemorySchemaError",
+    "MemoryStoreError",
+    "MemoryType",
+    "ReadFilter",
+    "RetrievalWeights",
+    "RuleExtractor",
+    "SQLiteBackend",
+    "Scope",
+    "ScopeSelector",
+]

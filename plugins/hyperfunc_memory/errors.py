@@ -1,0 +1,30 @@
+"""The errors of the memory plugin.
+
+HyperfuncError
+└── MemoryStoreError          the store cannot be opened, read or written
+    ├── MemoryInputError          an entry, a scope or an argument is malformed (also a ConfigurationError)
+    ├── MemorySchemaError         the database holds a newer or a foreign schema
+    └── ExtractionError           an extractor's reply is not a list of memories
+"""
+
+from __future__ import annotations
+
+from hyperfunc.errors import ConfigurationError, HyperfuncError
+
+__all__ = ["ExtractionError", "MemoryInputError", "MemorySchemaError", "MemoryStoreError"]
+
+
+class MemoryStoreError(HyperfuncError):
+    """The store cannot be opened, read or written; it holds what it held before the call."""
+
+
+class MemoryInputError(MemoryStoreError, ConfigurationError):
+    """An entry, a scope or an argument is malformed; nothing was written."""
+
+
+class MemorySchemaError(MemoryStoreError):
+    """The database holds a schema that this version cannot use."""
+
+
+class ExtractionError(MemoryStoreError):
+    """An extractor's reply is not a list of memories; nothing was written."""

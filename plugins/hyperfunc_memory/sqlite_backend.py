@@ -1,0 +1,369 @@
+"""Memories in SQLite: FTS5 finds them, BM25 scores their text. A file or ``:memory:``.
+
+The words in the full-text index carry their scope (see :mod:`hyperfunc_memory.text`), and the join checks it once more.
+The text score of an entry is the sum over the query's words of
+
+    ln(1 + (N - n + ½) / (n + ½)) · bm25(entry, word) / mean bm25(word),
+
+N being the entries of the scope and n those with the word. FTS5 would take N from the whole file, and so weigh
+rare and common words of a small scope almost alike; and ask for each word how often the whole file has it.
+Knows nothing of relevance, extraction or event loops.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperfunc_memory.backend import Match, ReadFilter, ScopeSelector
+from hyperfunc_memory.entries import MemoryEntry, Scope
+from hyperfunc_memory.errors import MemoryInputError
+from hyperfunc_memory.rows import ENTRY_COLUMNS, entry_from_row
+from hyperfunc_memory.sqlite_connections import SQLiteConnections
+from hyperfunc_memory.sqlite_schema import migrate, search_columns
+from hyperfunc_memory.text import content_hash, entity_key, scoped_words
+
+__all__ = ["SQLiteBackend", "open_sqlite", "sqlite_path"]
+
+_FROM = "memory_entries e JOIN memory_scopes s ON s.id = e.scope_id"
+_PENDING = 0  # no entry has this id: marks what is about to be superseded
+
+
+def sqlite_path(url: str) -> str:
+    """The path in ``url``: ``":memory:"``, a path, ``sqlite:///relative`` or ``sqlite:////absolute``."""
+    if "://" not in url:
+        return url
+    rest = url.partition("://")[2]
+    return rest.removeprefix("/") or ":memory:"
+
+
+def open_sqlite(url: str) -> SQLiteBackend:
+    """The backend for a ``sqlite`` URL."""
+    return SQLiteBackend(sqlite_path(url))
+
+
+class SQLiteBackend:
+    """A :class:`MemoryBackend` in one SQLite database.
+
+    Args:
+        path: a file (made if absent), or ``":memory:"``.
+        first_id: ids start here.
+    """
+
+    def __init__(self, path: str | Path = ":memory:", *, first_id: int = 1) -> None:
+        self._connections = SQLiteConnections(str(path), migrate)
+        if first_id > 1:
+            with self._connections.writing() as connection:
+                connection.execute("DELETE FROM sqlite_sequence WHERE name = 'memory_entries'")
+                connection.execute("INSERT INTO sqlite_sequence VALUES ('memory_entries', ?)", (first_id - 1,))
+
+    def add(self, entries: Sequence[MemoryEntry], now: float) -> list[int]:
+        with self._connections.writing() as connection:
+            return [_add_one(connection, entry, now) for entry in entries]
+
+    def supersede(self, entry_id: int, entry: MemoryEntry, now: float) -> int:
+        with self._connections.writing() as connection:
+            scope_id = _scope_id(connection, entry.scope)
+            found = connection.execute(
+                "SELECT 1 FROM memory_entries WHERE id = ? AND scope_id = ? AND superseded_by IS NULL",
+                (entry_id, scope_id),
+            ).fetchone()
+            if found is None:
+                raise MemoryInputError(
+                    f"no active memory {entry_id} in this scope; get its id from retrieve or get_all"
+                )
+            return _insert(connection, scope_id, entry, now, replaced=[entry_id])
+
+    def search(self, scope: Scope, words: Sequence[str], read: ReadFilter, limit: int) -> list[Match]:
+        if not words:
+            return []
+        with self._connections.reading() as connection:
+            scope_id = _known_scope_id(connection, scope)
+            if scope_id is None:
+                return []
+            scores = _text_scores(connection, scope_id, words)
+            found: list[Match] = []
+            for ids in _batches(sorted(scores, key=lambda entry_id: (-scores[entry_id], -entry_id)), limit):
+                found += _matches(connection, scope_id, ids, scores, read)
+                if len(found) >= limit:
+                    break
+        found.sort(key=lambda match: (-match.text_score, -(match.entry.id or 0)))
+        return found[:limit]
+
+    def recent(self, scope: Scope, read: ReadFilter, limit: int) -> list[MemoryEntry]:
+        condition, values = _readable(read)
+        return self._select(
+            f"SELECT {ENTRY_COLUMNS} FROM {_FROM} WHERE s.key = ? AND {condition}"
+            " ORDER BY e.created_at DESC, e.id DESC LIMIT ?",
+            (scope.key, *values, limit),
+        )
+
+    def by_entity(self, scope: Scope, key: str, read: ReadFilter, limit: int) -> list[MemoryEntry]:
+        condition, values = _readable(read)
+        return self._select(
+            f"SELECT {ENTRY_COLUMNS} FROM {_FROM}"
+            " JOIN memory_entities n ON n.entry_id = e.id AND n.scope_id = e.scope_id"
+            f" WHERE s.key = ? AND n.entity = ? AND {condition}"
+            " ORDER BY e.importance DESC, e.created_at DESC, e.id DESC LIMIT ?",
+            (scope.key, key, *values, limit),
+        )
+
+    def history(self, scope: Scope, entry_id: int, as_of: int | None = None) -> list[MemoryEntry]:
+        # UNION, not UNION ALL: it ends even if two entries should name each other.
+        return self._select(
+            "WITH RECURSIVE newest(id) AS (SELECT ? UNION SELECT e.superseded_by FROM memory_entries e"
+            " JOIN newest ON e.id = newest.id WHERE e.superseded_by IS NOT NULL),"
+            " chain(id) AS (SELECT id FROM newest UNION SELECT e.id FROM memory_entries e"
+            " JOIN chain ON e.superseded_by = chain.id)"
+            f" SELECT {ENTRY_COLUMNS} FROM {_FROM} JOIN chain ON chain.id = e.id"
+            " WHERE s.key = ? AND (? IS NULL OR e.id <= ?) ORDER BY e.id",
+            (entry_id, scope.key, as_of, as_of),
+        )
+
+    def export(self, selector: ScopeSelector, as_of: int | None = None, *, superseded: bool) -> list[MemoryEntry]:
+        condition, values = _selected(selector, as_of, superseded=superseded)
+        return self._select(
+            f"SELECT {ENTRY_COLUMNS} FROM {_FROM} WHERE {condition} ORDER BY e.created_at DESC, e.id DESC", values
+        )
+
+    def scopes(self, selector: ScopeSelector) -> list[Scope]:
+        with self._connections.reading() as connection:
+            rows = connection.execute("SELECT user_id, agent_id, run_id FROM memory_scopes ORDER BY key").fetchall()
+        return [scope for scope in (Scope(*row) for row in rows) if selector.includes(scope)]
+
+    def count(self, selector: ScopeSelector, as_of: int | None = None) -> int:
+        condition, values = _selected(selector, as_of, superseded=False)
+        with self._connections.reading() as connection:
+            row = connection.execute(f"SELECT count(*) FROM {_FROM} WHERE {condition}", values).fetchone()
+        return int(row[0])
+
+    def touch(self, ids: Sequence[int], now: float) -> None:
+        if not ids:
+            return
+        with self._connections.writing(durable=False) as connection:
+            connection.executemany(
+                "UPDATE memory_entries SET access_count = access_count + 1, last_accessed = ? WHERE id = ?",
+                [(now, entry_id) for entry_id in ids],
+            )
+
+    def prune(
+        self,
+        selector: ScopeSelector,
+        *,
+        created_before: float,
+        importance_below: float,
+        accessed_before: float | None,
+    ) -> int:
+        condition, values = _selected(selector, None, superseded=True)
+        condition += " AND e.created_at < ? AND e.importance < ? AND (? IS NULL OR e.last_accessed < ?)"
+        return self._erase(condition, (*values, created_before, importance_below, accessed_before, accessed_before))
+
+    def clear(self, selector: ScopeSelector) -> int:
+        return self._erase(*_selected(selector, None, superseded=True))
+
+    def watermark(self) -> int:
+        with self._connections.reading() as connection:
+            row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'memory_entries'").fetchone()
+        return int(row[0]) if row else 0
+
+    def close(self) -> None:
+        self._connections.close()
+
+    def load(self, entries: Iterable[MemoryEntry]) -> None:
+        """Take over exported entries as they are: ids, access counts and supersession included."""
+        with self._connections.writing() as connection:
+            for entry in entries:
+                _write_row(connection, _scope_id(connection, entry.scope), entry)
+
+    def _select(self, statement: str, values: Sequence[Any]) -> list[MemoryEntry]:
+        with self._connections.reading() as connection:
+            rows = connection.execute(statement, values).fetchall()
+        return [entry_from_row(row) for row in rows]
+
+    def _erase(self, condition: str, values: Sequence[Any]) -> int:
+        with self._connections.writing() as connection:
+            rows = connection.execute(
+                f"SELECT e.id, e.superseded_by IS NULL FROM {_FROM} WHERE {condition}", values
+            ).fetchall()
+            ids = [(row[0],) for row in rows]
+            connection.executemany("DELETE FROM memory_search WHERE rowid = ?", ids)
+            connection.executemany("DELETE FROM memory_entities WHERE entry_id = ?", ids)
+            connection.executemany("DELETE FROM memory_entries WHERE id = ?", ids)
+        return sum(row[1] for row in rows)
+
+
+def _text_scores(connection: sqlite3.Connection, scope_id: int, words: Sequence[str]) -> dict[int, float]:
+    """Entry id -> text score, of all entries of the scope with any of ``words``, superseded ones included."""
+    (size,) = connection.execute("SELECT count(*) FROM memory_entries WHERE scope_id = ?", (scope_id,)).fetchone()
+    scores: dict[int, float] = {}
+    for word in scoped_words(scope_id, words):
+        hits = connection.execute(
+            "SELECT rowid, bm25(memory_search, 1.0, 0.5) FROM memory_search WHERE memory_search MATCH ?", (f'"{word}"',)
+        ).fetchall()
+        if not hits:
+            continue
+        frequency = math.log(1.0 + max(size - len(hits) + 0.5, 0.5) / (len(hits) + 0.5))
+        weight = frequency * len(hits) / sum(score for _, score in hits)
+        for entry_id, score in hits:
+            scores[entry_id] = scores.get(entry_id, 0.0) + weight * score
+    return scores
+
+
+def _batches(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
+
+
+def _matches(
+    connection: sqlite3.Connection, scope_id: int, ids: Sequence[int], scores: dict[int, float], read: ReadFilter
+) -> list[Match]:
+    """Those of the entries ``ids`` that may be read."""
+    condition, values = _readable(read)
+    rows = connection.execute(
+        f"SELECT {ENTRY_COLUMNS} FROM {_FROM}"
+        f" WHERE e.id IN (SELECT value FROM json_each(?)) AND e.scope_id = ? AND {condition}",
+        (json.dumps(ids), scope_id, *values),
+    )
+    return [Match(entry_from_row(row), scores[row[0]]) for row in rows]
+
+
+def _add_one(connection: sqlite3.Connection, entry: MemoryEntry, now: float) -> int:
+    scope_id = _scope_id(connection, entry.scope)
+    same = connection.execute(
+        "SELECT id, subject FROM memory_entries WHERE scope_id = ? AND content_hash = ? AND superseded_by IS NULL",
+        (scope_id, content_hash(entry.content)),
+    ).fetchone()
+    if same is not None and entry.subject in (None, same[1]):
+        _merge(connection, scope_id, same[0], entry)
+        return int(same[0])
+    replaced = [] if same is None else [int(same[0])]
+    if entry.subject is not None:
+        rows = connection.execute(
+            "SELECT id FROM memory_entries WHERE scope_id = ? AND subject = ? AND superseded_by IS NULL",
+            (scope_id, entry.subject),
+        )
+        replaced += [row[0] for row in rows]
+    return _insert(connection, scope_id, entry, now, replaced)
+
+
+def _insert(
+    connection: sqlite3.Connection, scope_id: int, entry: MemoryEntry, now: float, replaced: Sequence[int]
+) -> int:
+    # Retired first: the unique index on active contents would refuse the new row.
+    connection.executemany(
+        "UPDATE memory_entries SET superseded_by = ?, superseded_at = ? WHERE id = ?",
+        [(_PENDING, now, old) for old in replaced],
+    )
+    new_id = _write_row(connection, scope_id, entry, new=True)
+    connection.executemany(
+        "UPDATE memory_entries SET superseded_by = ? WHERE id = ?", [(new_id, old) for old in replaced]
+    )
+    return new_id
+
+
+def _write_row(connection: sqlite3.Connection, scope_id: int, entry: MemoryEntry, *, new: bool = False) -> int:
+    cursor = connection.execute(
+        "INSERT INTO memory_entries (id, scope_id, content, content_hash, memory_type, importance, created_at,"
+        " last_accessed, access_count, entities, metadata, subject, superseded_by, superseded_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(None if new else entry.id, scope_id, entry.content, content_hash(entry.content)),
+            *(entry.memory_type.value, entry.importance, entry.created_at, entry.last_accessed, entry.access_count),
+            *(json.dumps(entry.entities), json.dumps(entry.metadata), entry.subject),
+            *(entry.superseded_by, entry.superseded_at),
+        ),
+    )
+    entry_id = cursor.lastrowid
+    assert entry_id is not None
+    connection.execute(
+        "INSERT INTO memory_search (rowid, content, entities) VALUES (?, ?, ?)",
+        (entry_id, *search_columns(scope_id, entry.content, entry.entities)),
+    )
+    _write_entities(connection, scope_id, entry_id, entry.entities)
+    return entry_id
+
+
+def _merge(connection: sqlite3.Connection, scope_id: int, entry_id: int, entry: MemoryEntry) -> None:
+    row = connection.execute("SELECT entities, metadata FROM memory_entries WHERE id = ?", (entry_id,)).fetchone()
+    entities = list(dict.fromkeys([*json.loads(row[0]), *entry.entities]))
+    connection.execute(
+        "UPDATE memory_entries SET importance = max(importance, ?), last_accessed = max(last_accessed, ?),"
+        " entities = ?, metadata = ? WHERE id = ?",
+        (
+            *(entry.importance, entry.last_accessed, json.dumps(entities)),
+            *(json.dumps(json.loads(row[1]) | entry.metadata), entry_id),
+        ),
+    )
+    if entry.entities:
+        connection.execute(
+            "UPDATE memory_search SET entities = ? WHERE rowid = ?",
+            (search_columns(scope_id, "", entities)[1], entry_id),
+        )
+        _write_entities(connection, scope_id, entry_id, entry.entities)
+
+
+def _write_entities(connection: sqlite3.Connection, scope_id: int, entry_id: int, names: Sequence[str]) -> None:
+    connection.executemany(
+        "INSERT OR IGNORE INTO memory_entities VALUES (?, ?, ?)",
+        [(scope_id, entity_key(name), entry_id) for name in names],
+    )
+
+
+def _known_scope_id(connection: sqlite3.Connection, scope: Scope) -> int | None:
+    row = connection.execute("SELECT id FROM memory_scopes WHERE key = ?", (scope.key,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _scope_id(connection: sqlite3.Connection, scope: Scope) -> int:
+    known = _known_scope_id(connection, scope)
+    if known is not None:
+        return known
+    cursor = connection.execute(
+        "INSERT INTO memory_scopes (key, user_id, agent_id, run_id) VALUES (?, ?, ?, ?)",
+        (scope.key, scope.user_id, scope.agent_id, scope.run_id),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _active(as_of: int | None) -> tuple[str, tuple[Any, ...]]:
+    if as_of is None:
+        return "e.superseded_by IS NULL", ()
+    return "e.id <= ? AND (e.superseded_by IS NULL OR e.superseded_by > ?)", (as_of, as_of)
+
+
+def _readable(read: ReadFilter) -> tuple[str, tuple[Any, ...]]:
+    condition, values = _active(read.as_of)
+    condition += " AND e.importance >= ?"
+    values += (read.min_importance,)
+    if read.memory_types is not None:
+        condition += f" AND e.memory_type IN ({', '.join('?' * len(read.memory_types))})"
+        values += tuple(kind.value for kind in read.memory_types)
+    return condition, values
+
+
+def _selected(selector: ScopeSelector, as_of: int | None, *, superseded: bool) -> tuple[str, tuple[Any, ...]]:
+    condition: str
+    values: tuple[Any, ...]
+    if not superseded:
+        condition, values = _active(as_of)
+    elif as_of is None:
+        condition, values = "1", ()
+    else:
+        condition, values = "e.id <= ?", (as_of,)
+    if selector.exact:
+        key = Scope(selector.user_id, selector.agent_id, selector.run_id).key
+        return f"{condition} AND s.key = ?", (*values, key)
+    for column, value in (
+        ("s.user_id", selector.user_id),
+        ("s.agent_id", selector.agent_id),
+        ("s.run_id", selector.run_id),
+    ):
+        if value is not None:
+            condition += f" AND {column} = ?"
+            values += (value,)
+    return condition, values

@@ -1,0 +1,164 @@
+"""Connections to one SQLite database: one writer, some readers, WAL. Knows nothing of memories.
+
+A file has readers of its own, so that reading never waits for writing. ``:memory:`` has one connection for everything,
+since an in-memory database belongs to its connection. Connections are opened anew after ``fork``.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hyperfunc_memory.errors import MemoryStoreError
+
+__all__ = ["SQLiteConnections"]
+
+_BUSY_SECONDS = 60.0
+_MAX_IDLE_READERS = 8
+
+
+class SQLiteConnections:
+    """The connections to the database at ``path``.
+
+    Args:
+        path: a file, or ``":memory:"``.
+        prepare: brings the schema up to date; called once, in a write transaction.
+
+    Raises:
+        MemoryStoreError: it cannot be opened, or is not an SQLite database.
+    """
+
+    def __init__(self, path: str, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        self._path = path
+        self._in_memory = path == ":memory:"
+        self._write_lock = threading.RLock()
+        self._pool_lock = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._closed = False
+        self._process = os.getpid()
+        if not self._in_memory and not Path(path).absolute().parent.is_dir():
+            raise MemoryStoreError(f"cannot open the memory {path!r}: its folder does not exist; make it first")
+        self._writer = self._connect()
+        try:
+            self._enable_wal()
+            with self.writing() as connection:
+                prepare(connection)
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def writing(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """One write transaction: committed when the block ends, rolled back when it raises.
+
+        Args:
+            durable: the commit survives a power cut. If not, it survives the death of the process only.
+        """
+        self._notice_fork()
+        with self._write_lock, self._translated():
+            connection = self._usable_writer()
+            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection to read from; it sees everything committed before the block began."""
+        self._notice_fork()
+        if self._in_memory:
+            with self._write_lock, self._translated():
+                yield self._usable_writer()
+            return
+        with self._translated():
+            connection = self._borrow()
+            try:
+                yield connection
+            finally:
+                self._give_back(connection)
+
+    def close(self) -> None:
+        """Close every connection. Calling it again does nothing."""
+        with self._write_lock, self._pool_lock:
+            if not self._closed:
+                self._closed = True
+                for connection in (*self._idle, self._writer):
+                    connection.close()
+                self._idle.clear()
+
+    def _connect(self) -> sqlite3.Connection:
+        with self._translated():
+            connection = sqlite3.connect(
+                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
+            )
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA temp_store = MEMORY")
+            return connection
+
+    def _enable_wal(self) -> None:
+        if self._in_memory:
+            return
+        # Changing the journal mode does not wait for other processes that do the same; so wait here.
+        give_up = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._writer.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise MemoryStoreError(f"cannot open the memory {self._path!r}: {error}") from error
+                if time.monotonic() > give_up:
+                    raise MemoryStoreError(f"the memory {self._path!r} stayed locked by another process") from error
+                time.sleep(0.01)
+            except sqlite3.DatabaseError as error:
+                raise MemoryStoreError(f"cannot open the memory {self._path!r}: {error}") from error
+
+    def _usable_writer(self) -> sqlite3.Connection:
+        if self._closed:
+            raise MemoryStoreError("this memory is closed; make a new one")
+        return self._writer
+
+    def _borrow(self) -> sqlite3.Connection:
+        with self._pool_lock:
+            if self._closed:
+                raise MemoryStoreError("this memory is closed; make a new one")
+            if self._idle:
+                return self._idle.pop()
+        return self._connect()
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        with self._pool_lock:
+            if not self._closed and len(self._idle) < _MAX_IDLE_READERS:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _notice_fork(self) -> None:
+        if self._process == os.getpid():
+            return
+        if self._in_memory:
+            raise MemoryStoreError("an in-memory memory cannot be used after fork; give it a file")
+        # SQLite forbids using, and even closing, a connection that was carried across fork; and a lock that another
+        # thread held then would never be released. The child has one thread as yet.
+        self._abandoned = (self._writer, *self._idle)
+        self._write_lock, self._pool_lock = threading.RLock(), threading.Lock()
+        self._idle = []
+        self._process = os.getpid()
+        self._writer = self._connect()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise MemoryStoreError(f"the memory {self._path!r} failed: {error}") from error

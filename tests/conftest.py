@@ -1,0 +1,45 @@
+"""What every test shares: options for what cannot run everywhere, and no plugin of the machine's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# Only our own plugins: a stranger's package on the machine must not change what these tests see.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-postgres", action="store_true", help="a missing PostgreSQL is an error, not a skip")
+    parser.addoption("--require-integration", action="store_true", help="whatever integration needs must be there")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    selected = config.getoption("-m") or ""
+    if "integration" not in selected:
+        skip = pytest.mark.skip(reason="integration: run `make integration`")
+        for item in items:
+            if item.get_closest_marker("integration"):
+                item.add_marker(skip)
+    if "live" not in selected:
+        skip = pytest.mark.skip(reason="live: needs a provider's key; run pytest -m live")
+        for item in items:
+            if item.get_closest_marker("live"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def chromium(request: pytest.FixtureRequest) -> Path:
+    """The browser, where there is one."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    message = "no Chromium found; install the package chromium"
+    if request.config.getoption("--require-integration"):
+        pytest.fail(message)
+    pytest.skip(message)
