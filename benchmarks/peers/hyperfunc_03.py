@@ -1,10 +1,11 @@
-"""hyperfunc 0.3: 64 candidates of its XOR program on 200 examples, evaluated once. Runs in an environment of its own."""
+"""hyperfunc 0.3: 64 candidates of its XOR program on 200 examples, evaluated once. Runs in its own environment."""
 
 import asyncio
 import sys
 import time
 
 import torch
+
 from hyperfunc import Example, HyperSystem, LoRAWeight, hyperfunction
 
 torch.manual_seed(0)
@@ -37,7 +38,7 @@ state = system.get_hp_state()
 candidates = [{k: v + 0.1 * torch.randn_like(v) for k, v in state.items()} for _ in range(64)]
 
 print("ready", flush=True)
-for line in sys.stdin:
+for _ in sys.stdin:
     start = time.perf_counter()
     asyncio.run(system.evaluate_population(candidates, examples, metric))
     print(time.perf_counter() - start, flush=True)

@@ -1,6 +1,6 @@
 """This hyperfunc: an async two-layer pipeline with a gather, 256 members × 100 examples, noise and scoring included.
 
-    python -m benchmarks.peers.this_lifted [BLOCK_SIZE] [GENERATIONS]
+python -m benchmarks.peers.this_lifted [BLOCK_SIZE] [GENERATIONS]
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """This hyperfunc: generations of the XOR program (64 members, 200 examples), noise, scoring and update included.
 
-    python -m benchmarks.peers.this_xor scorer|metric [GENERATIONS]
+python -m benchmarks.peers.this_xor scorer|metric [GENERATIONS]
 """
 
 import asyncio
