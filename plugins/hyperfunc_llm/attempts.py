@@ -62,7 +62,7 @@ class AttemptMaker:
         state: LoopState,
         books: CallBooks,
         deadline: Deadline,
-        classify: Callable[[Exception], ErrorInfo],
+        classify: Callable[[BaseException], ErrorInfo],
     ) -> None:
         self.alias = alias
         self.endpoint = endpoint
@@ -72,7 +72,8 @@ class AttemptMaker:
         self._deadline = deadline
         self._price = endpoint.price
         self._key = self.key_of(endpoint)
-        self._classify = classify
+        self._ask = classify
+        self._classified: tuple[BaseException, ErrorInfo] | None = None
 
     @staticmethod
     def key_of(endpoint: Endpoint) -> SecretKey | None:
@@ -167,7 +168,7 @@ class AttemptMaker:
                 yield ticket, sending
             except LLMError as error:
                 sending.sent, sending.outcome_known = error.sent, sending.outcome_known or error.outcome_known
-                self._react(error, self._classify(error), ticket)
+                self._react(error, self.classify(error), ticket)
                 raise
             finally:
                 used = self._book(ticket, sending)
@@ -220,6 +221,16 @@ class AttemptMaker:
     def _input_only(self, worst: Usage) -> Usage:
         usd = 0.0 if self._price is None else worst.input_tokens * self._price.input
         return Usage(input_tokens=worst.input_tokens, usd=usd)
+
+    def classify(self, error: BaseException) -> ErrorInfo:
+        """What ``error`` means; hooks are asked once per error, though attempt and repeat loop both want to know."""
+        if self._classified is None or self._classified[0] is not error:
+            self._classified = (error, self._ask(error))
+        return self._classified[1]
+
+    def forget(self) -> None:
+        """Let go of the last error."""
+        self._classified = None
 
     def _react(self, error: LLMError, info: ErrorInfo, ticket: Ticket) -> None:
         """What ``error`` means for the whole endpoint: a cooldown, or no more calls with this key."""
