@@ -92,7 +92,7 @@ class AttemptMaker:
         """
         tokens = estimate_tokens(request.messages, request.params)
         transport = await self._state.transport(self.endpoint.transport or "litellm")
-        outgoing = self._outgoing(request)
+        outgoing = self._outgoing(request, raw)
         async with self._admitted(tokens, request.params) as (ticket, sending), self._clock(ticket):
             reply = await transport.send(outgoing)
             sending.tokens, sending.outcome_known = reply.usage, True
@@ -137,7 +137,7 @@ class AttemptMaker:
             raw=raw,
         )
 
-    def _outgoing(self, request: LLMRequest) -> OutgoingRequest:
+    def _outgoing(self, request: LLMRequest, raw: bool = False) -> OutgoingRequest:
         endpoint = self.endpoint
         assert endpoint.model is not None
         return OutgoingRequest(
@@ -149,6 +149,7 @@ class AttemptMaker:
             params=request.params,
             headers=endpoint.headers or {},
             timeout_s=endpoint.attempt_timeout_s or 600.0,
+            raw=raw,
         )
 
     @asynccontextmanager
