@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from types import TracebackType
 from typing import Any, TypeVar
 
 from hyperfunc import tape
@@ -52,8 +53,43 @@ class _Sending:
         self.first_chunk_at: float | None = None
 
 
+class _AttemptClock:
+    """An attempt's timeout around a block, counted from admission."""
+
+    __slots__ = ("_alias", "_clock", "_seconds")
+
+    def __init__(self, alias: str, seconds: float | None, ticket: Ticket) -> None:
+        self._alias, self._seconds = alias, seconds
+        self._clock = asyncio.timeout_at(None if seconds is None else ticket.sent_at + seconds)
+
+    async def __aenter__(self) -> None:
+        await self._clock.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._clock.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            text = f"{self._alias} did not answer within attempt_timeout_s={self._seconds}"
+            raise AttemptTimeoutError(text, endpoint=self._alias, outcome_known=False) from None
+
+
 class AttemptMaker:
     """Makes the attempts of one call."""
+
+    __slots__ = (
+        "_ask",
+        "_classified",
+        "_deadline",
+        "_gate",
+        "_key",
+        "_price",
+        "_state",
+        "alias",
+        "books",
+        "endpoint",
+    )
 
     def __init__(
         self,
@@ -93,8 +129,9 @@ class AttemptMaker:
         tokens = estimate_tokens(request.messages, request.params)
         transport = await self._state.transport(self.endpoint.transport or "litellm")
         outgoing = self._outgoing(request, raw)
-        async with self._admitted(tokens, request.params) as (ticket, sending), self._clock(ticket):
-            reply = await transport.send(outgoing)
+        async with self._admitted(tokens, request.params) as (ticket, sending):
+            async with self._clock(ticket):
+                reply = await transport.send(outgoing)
             sending.tokens, sending.outcome_known = reply.usage, True
             self._gate.rate.update(read_rate_headers(reply.headers), self._gate.in_flight - 1)
             self._gate.succeeded(ticket, reply.usage.total_tokens)
@@ -183,19 +220,8 @@ class AttemptMaker:
                 reservation.release()
             self._gate.release(ticket)
 
-    @asynccontextmanager
-    async def _clock(self, ticket: Ticket) -> AsyncIterator[None]:
-        """The attempt's timeout around the block, counted from admission."""
-        seconds = self.endpoint.attempt_timeout_s
-        clock = asyncio.timeout_at(None if seconds is None else ticket.sent_at + seconds)
-        try:
-            async with clock:
-                yield
-        except TimeoutError:
-            if not clock.expired():
-                raise
-            text = f"{self.alias} did not answer within attempt_timeout_s={seconds}"
-            raise AttemptTimeoutError(text, endpoint=self.alias, outcome_known=False) from None
+    def _clock(self, ticket: Ticket) -> _AttemptClock:
+        return _AttemptClock(self.alias, self.endpoint.attempt_timeout_s, ticket)
 
     async def _timely(self, pieces: AsyncGenerator[T, None], ticket: Ticket) -> AsyncGenerator[T, None]:
         """``pieces``, each of them within the attempt's timeout; the clock never runs out in the reader's own code."""

@@ -43,6 +43,8 @@ class Surroundings(Protocol):
 class Execution:
     """One call, from its first admission to its answer."""
 
+    __slots__ = ("__weakref__", "_budget", "_deadline", "_endpoint", "_maker", "_request", "alias", "books")
+
     def __init__(self, runtime: Surroundings, alias: str, endpoint: Endpoint, request: LLMRequest) -> None:
         self.alias = alias
         self.books = CallBooks()
