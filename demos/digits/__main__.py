@@ -73,7 +73,9 @@ async def main(steps: int, seed: int, out: Path) -> float:
     result.history.plot(out / "fitness.png", title="digits", ylabel="mean log-probability of the right answer")
     save_confusion_matrix(predicted, expected, out / "confusion.png")
     print(f"{result.execution}: {result.reason}")
-    print(f"{result.evaluations} runs in {seconds:.1f} s ({result.evaluations / seconds / 1e3:.0f} thousand per second)")
+    print(
+        f"{result.evaluations} runs in {seconds:.1f} s ({result.evaluations / seconds / 1e3:.0f} thousand per second)"
+    )
     print(
         f"coverage {answered.float().mean():.1%}, accuracy where answered "
         f"{(predicted[answered] == expected[answered]).float().mean():.1%}, threshold {float(system.theta['decide.hp']):.2f}"

@@ -22,12 +22,22 @@ from torch.utils import _pytree as pytree
 
 from hyperfunc.binding import Binding, ComponentScope, Frame, bound
 from hyperfunc.calling import prepare_injected
+from hyperfunc.population.gathered_answer import Answer
 from hyperfunc.population.gathered_arguments import Layout
 from hyperfunc.population.gathered_kernel import ComponentParameters, GatheredKernel, KernelRefusedError
 from hyperfunc.population.proof import first_difference
 from hyperfunc.settings import Settings
 
-__all__ = ["EAGERLY", "Component", "GatheredCall", "KernelGroup", "Placement", "QueueOfCalls", "RunOfMember"]
+__all__ = [
+    "EAGERLY",
+    "Component",
+    "GatheredCall",
+    "KernelGroup",
+    "Placement",
+    "QueueOfCalls",
+    "RunOfMember",
+    "UnprovenCall",
+]
 
 EAGERLY = object()
 """An answer: make this call alone after all."""
@@ -64,6 +74,7 @@ class QueueOfCalls(Protocol):
     first_call: KernelGroup | None
     kernels: int
     gathered_calls: int
+    answered: list[GatheredCall]
 
     def enqueue(self, group: Any, call: GatheredCall) -> None: ...
 
@@ -104,10 +115,10 @@ class Component:
         self.injected_position: int = function.injected_position
 
 
-class GatheredCall:
-    """A call on its way into a kernel."""
+class GatheredCall(Answer):
+    """A call on its way into a kernel, and the awaitable of its result."""
 
-    __slots__ = ("args", "future", "group", "kwargs", "run", "tensors")
+    __slots__ = ("args", "group", "kwargs", "run", "tensors")
 
     def __init__(
         self,
@@ -116,18 +127,14 @@ class GatheredCall:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         tensors: tuple[Tensor, ...],
-        future: asyncio.Future[Any],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
+        super().__init__(loop)
         self.run = run
         self.group = group
         self.args = args
         self.kwargs = kwargs
         self.tensors = tensors
-        self.future = future
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        """The result, of a call that may turn out to be made alone; calls of proven groups await the bare future."""
-        return (yield from self.group.answer(self))
 
     def injected(self) -> Mapping[str, Any]:
         """The injected arguments of this call's component for its member."""
@@ -162,6 +169,18 @@ class GatheredCall:
         return self.brought_home(result)
 
 
+class UnprovenCall:
+    """The awaitable of a call that may turn out to be made alone."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: GatheredCall) -> None:
+        self._call = call
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield from self._call.group.answer(self._call))
+
+
 async def in_flight(binding: Binding, result: Any) -> Any:
     """Await ``result``; if the run fails meanwhile, this task is cancelled with it."""
     task = asyncio.current_task()
@@ -178,7 +197,7 @@ class KernelGroup:
 
     Attributes:
         calls: those that wait.
-        proven: a kernel gave what the first call gave alone; from then on calls await bare futures.
+        proven: a kernel gave what the first call gave alone; from then on calls are awaited as they are.
         refused: why its calls are made alone; empty where they are not.
     """
 
@@ -215,7 +234,7 @@ class KernelGroup:
                 return value
         if not self.refused:
             self.queue.enqueue(self, call)
-            answer = yield from call.future
+            answer = yield from call.__await__()
             if answer is not EAGERLY:
                 return answer
         self.queue.made_alone(self.component, self.refused)
@@ -267,7 +286,7 @@ class KernelGroup:
     def flush(self) -> None:
         """Answer every waiting call."""
         waiting, self.calls = self.calls, []
-        calls = [call for call in waiting if not call.future.done()]
+        calls = [call for call in waiting if not call.resolved]
         if not calls:
             return
         if not self.proven and not self.refused:
@@ -295,23 +314,28 @@ class KernelGroup:
             self.queue.kernels += 1
             self.queue.gathered_calls += len(calls)
             for call, result in zip(calls, results, strict=True):
-                call.future.set_result(result)
+                call.value = result
+                call.resolved = True
+            self.queue.answered += calls
 
     def _give_back(self, calls: Sequence[GatheredCall]) -> None:
         for call in calls:
-            call.future.set_result(EAGERLY)
+            call.resolve(EAGERLY)
+        self.queue.answered += calls
 
     def _make_here(self, calls: Sequence[GatheredCall]) -> None:
-        """Make calls one by one, whose tasks await bare futures. What they raise alone is what they raise."""
+        """Make calls one by one, whose tasks await nothing but their values. What they raise alone is what they
+        raise."""
         for call in calls:
             self.queue.made_alone(self.component, self.refused or "a kernel with it raised")
             try:
                 with torch.no_grad(), bound(self.kernel.frame):
                     result = call.brought_home(self.component.function.drive(call.body()))
             except Exception as error:
-                call.future.set_exception(error)
+                call.resolve(None, error)
             else:
-                call.future.set_result(result)
+                call.resolve(result)
+        self.queue.answered += calls
 
 
 def _packed(

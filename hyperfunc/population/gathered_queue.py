@@ -21,7 +21,7 @@ from torch import Tensor
 from hyperfunc.binding import Binding, CallDefaults, ComponentScope
 from hyperfunc.population.gathered_arguments import describe, flat_key
 from hyperfunc.population.gathered_batched import BatchGroup, batch_key
-from hyperfunc.population.gathered_calls import Component, GatheredCall, KernelGroup, Placement
+from hyperfunc.population.gathered_calls import Component, GatheredCall, KernelGroup, Placement, UnprovenCall
 from hyperfunc.population.gathered_kernel import ComponentParameters, kernel_rows
 from hyperfunc.settings import Settings
 
@@ -70,9 +70,9 @@ class MemberRun:
             tensor = args[0]
             group = component.of_one_tensor.get((tensor.shape, tensor.dtype, tensor.device))
             if group is not None and group.proven:
-                future = queue.loop.create_future()
-                queue.enqueue(group, GatheredCall(self, group, args, kwargs, args, future))
-                return future
+                call = GatheredCall(self, group, args, kwargs, args, queue.loop)
+                queue.enqueue(group, call)
+                return call
         return queue.offer(self, component, args, kwargs)
 
 
@@ -113,6 +113,7 @@ class CallQueue:
         self.gathered_calls = 0
         self.eager_calls = 0
         self.reasons: dict[str, str] = {}
+        self.answered: list[GatheredCall] = []  # calls whose tasks have not been woken yet
         self._parameters_of = parameters_of
         self._context = contextvars.copy_context()
         self._batches: set[asyncio.Task[None]] = set()
@@ -189,14 +190,14 @@ class CallQueue:
         if group.refused:
             self.made_alone(component, group.refused)
             return None
-        call = GatheredCall(run, group, args, kwargs, tensors, self.loop.create_future())
+        call = GatheredCall(run, group, args, kwargs, tensors, self.loop)
         if not group.proven:
-            return call
+            return UnprovenCall(call)
         self.enqueue(group, call)
-        return call.future
+        return call
 
     def enqueue(self, group: KernelGroup | BatchGroup, call: GatheredCall) -> None:
-        """Add a call whose future will be answered."""
+        """Add a call that waits for its answer."""
         if not group.calls:
             self._filled.append(group)
         group.calls.append(call)
@@ -263,13 +264,29 @@ class CallQueue:
         filled, self._filled = self._filled, []
         self._waiting = self._seen = self._idle = 0
         for group in filled:
-            calls = group.calls
-            try:
-                group.flush()
-            except Exception as error:  # a fault of ours must not leave tasks waiting for ever
-                for call in calls:
-                    if not call.future.done():
-                        call.future.set_exception(error)
+            self._flush_group(group)
+        self._wake()
+
+    def _flush_group(self, group: KernelGroup | BatchGroup) -> None:
+        calls = group.calls
+        try:
+            group.flush()
+        except Exception as error:  # a fault of ours must not leave tasks waiting for ever
+            for call in calls:
+                if not call.resolved:
+                    call.resolve(None, error)
+                    self.answered.append(call)
+
+    def _wake(self) -> None:
+        """Let the tasks whose calls were answered go on, one after the other, right here."""
+        answered, self.answered = self.answered, []
+        answered.reverse()
+        try:
+            while answered:  # let go of each before the next: what is kept alive makes the garbage collector run
+                answered.pop().wake()
+        finally:  # a task was interrupted (KeyboardInterrupt); the others must still hear of their answers
+            for call in answered:
+                self.loop.call_soon(call.wake)
 
     # --- batches and the end -------------------------------------------------------------------------------------
 
@@ -284,7 +301,7 @@ class CallQueue:
         dropped = 0
         for group in self._filled:
             for call in group.calls:
-                if call.run is run and call.future.cancel():
+                if call.run is run and call.cancel():
                     dropped += 1
         return dropped
 
@@ -293,7 +310,7 @@ class CallQueue:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        left = [call for group in self._filled for call in group.calls if call.future.cancel()]
+        left = [call for group in self._filled for call in group.calls if call.cancel()]
         self._filled = []
         self._waiting = 0
         batches = list(self._batches)

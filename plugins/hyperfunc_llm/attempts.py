@@ -91,8 +91,9 @@ class AttemptMaker:
         """
         tokens = estimate_tokens(request.messages, request.params)
         transport = await self._state.transport(self.endpoint.transport or "litellm")
+        outgoing = self._outgoing(request)
         async with self._admitted(tokens, request.params) as (ticket, sending), self._clock(ticket):
-            reply = await transport.send(self._outgoing(request))
+            reply = await transport.send(outgoing)
             sending.tokens, sending.outcome_known = reply.usage, True
             self._gate.rate.update(read_rate_headers(reply.headers), self._gate.in_flight - 1)
             self._gate.succeeded(ticket, reply.usage.total_tokens)
@@ -209,7 +210,7 @@ class AttemptMaker:
         """Write the attempt into the call's books, the run's ledger and the tape."""
         seconds = loop_time() - ticket.sent_at
         used = as_usage(sending.tokens, self._price, calls=int(sending.sent), seconds=seconds)
-        self.books.spent = self.books.spent + used
+        self.books.spent = used if self.books.prompts == 1 else self.books.spent + used
         ledger = current_scope().ledger
         if ledger is not None:
             ledger.record(self.alias, used)

@@ -47,7 +47,9 @@ class Execution:
         self.alias = alias
         self.books = CallBooks()
         self._endpoint = endpoint
-        self._request = replace(request, params={**(endpoint.params or {}), **request.params})
+        self._request = request
+        if endpoint.params:
+            self._request = replace(request, params={**endpoint.params, **request.params})
         self._runtime = runtime
         self._deadline = Deadline(endpoint.timeout_s)
         self._budget = RetryBudget.of(endpoint)

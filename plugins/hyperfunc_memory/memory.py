@@ -14,17 +14,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hyperfunc.errors import ConfigurationError
 from hyperfunc_memory.backend import BackendFactory, MemoryBackend, ReadFilter, ScopeSelector
 from hyperfunc_memory.entries import MemoryEntry, MemoryType, Scope, checked_entry
-from hyperfunc_memory.errors import MemoryInputError
+from hyperfunc_memory.errors import MemoryInputError, MemoryStoreError
 from hyperfunc_memory.extraction import Extractor, extract
 from hyperfunc_memory.factories import extractor_for, open_backend
 from hyperfunc_memory.offload import Offload
 from hyperfunc_memory.relevance import RetrievalWeights, ranked
 from hyperfunc_memory.snapshot import SnapshotBackend
+from hyperfunc_memory.sqlite_backend import sqlite_path
 from hyperfunc_memory.text import entity_key, query_words
 
 __all__ = ["Memory"]
@@ -77,11 +79,27 @@ class Memory:
         self.weights = weights if weights is not None else RetrievalWeights()
         self._extractor = extractor if extractor is not None else extractor_for(extraction_model)
         self._clock = clock
+        self._backends = backends
         self._backend = open_backend(db_url, backends)
         self._offload = Offload()
         self._owns_offload = True
 
     # Life
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the same store. Nothing else of it travels, so an in-memory store cannot."""
+        if isinstance(self._backend, SnapshotBackend) or sqlite_path(self.db_url) == ":memory:":
+            raise MemoryStoreError(
+                "a snapshot or an in-memory memory lives in its own process; give it a file or a server to share it"
+            )
+        settings: dict[str, Any] = {
+            "extractor": self._extractor,
+            "weights": self.weights,
+            "backends": self._backends,
+            "clock": self._clock,
+        }
+        positional = (self.db_url, self.extraction_model, self.max_memories_per_turn, self.retrieval_limit)
+        return partial(Memory, *positional, **settings), ()
 
     def close(self) -> None:
         """Free every connection and thread; asynchronous calls under way end first. Calling it again does nothing."""

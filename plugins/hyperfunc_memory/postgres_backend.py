@@ -12,6 +12,7 @@ Knows nothing of relevance, extraction or event loops.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -57,8 +58,8 @@ class PostgresBackend:
             # One plain connection first: a pool would try again and again in the background, and hide the reason.
             with psycopg.connect(url, connect_timeout=_CONNECT_SECONDS) as connection:
                 migrate(connection)
-            self._pool = ConnectionPool(url, min_size=1, max_size=_MAX_CONNECTIONS, open=False, timeout=60.0)
-            self._pool.open(wait=True, timeout=_CONNECT_SECONDS)
+            self._url = url
+            self._open_pool()
         except (psycopg.Error, PoolTimeout) as error:
             raise MemoryStoreError(f"cannot open the PostgreSQL memory: {error}") from error
 
@@ -198,9 +199,17 @@ class PostgresBackend:
             connection.execute("DELETE FROM memory_entries WHERE id = ANY(%s)", ([row[0] for row in rows],))
         return sum(row[1] for row in rows)
 
+    def _open_pool(self) -> None:
+        self._process = os.getpid()
+        self._pool = ConnectionPool(self._url, min_size=1, max_size=_MAX_CONNECTIONS, open=False, timeout=60.0)
+        self._pool.open(wait=True, timeout=_CONNECT_SECONDS)
+
     @contextmanager
     def _transaction(self) -> Iterator[Connection[Any]]:
         try:
+            if self._process != os.getpid():  # a forked child must not talk on its parent's connections
+                self._abandoned = self._pool
+                self._open_pool()
             with self._pool.connection() as connection:
                 yield connection
         except PoolClosed as error:

@@ -154,11 +154,28 @@ def test_losses_are_not_clamped_and_nan_stays_nan():
 
 def test_cross_entropy_is_the_log_likelihood():
     logits = torch.tensor([0.2, -1.0, 3.0])
-    assert CrossEntropy().score(logits, 2).score == pytest.approx(-functional.cross_entropy(logits, torch.tensor(2)))
-    soft = torch.tensor([0.2, 0.3, 0.5])
-    assert CrossEntropy().score(logits, soft).score == pytest.approx(-functional.cross_entropy(logits, soft))
-    smoothed = -functional.cross_entropy(logits, torch.tensor(1), label_smoothing=0.1)
-    assert CrossEntropy(label_smoothing=0.1).score(logits, 1).score == pytest.approx(smoothed)
+    hard = -functional.cross_entropy(logits, torch.tensor(2)).item()
+    assert CrossEntropy().score(logits, 2).score == pytest.approx(hard, rel=1e-5)
+    shares = torch.tensor([0.2, 0.3, 0.5])
+    soft = -functional.cross_entropy(logits, shares).item()
+    assert CrossEntropy().score(logits, shares).score == pytest.approx(soft, rel=1e-5)
+    smoothed = -functional.cross_entropy(logits, torch.tensor(1), label_smoothing=0.1).item()
+    assert CrossEntropy(label_smoothing=0.1).score(logits, 1).score == pytest.approx(smoothed, rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 15, 16, 17])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_cross_entropy_agrees_with_torch_for_any_number_of_classes(classes, smoothing):
+    generator = torch.Generator().manual_seed(0)
+    logits = 30 * torch.randn(3, 7, classes, generator=generator)
+    logits[0, 0, 0] = -math.inf
+    expected = torch.randint(1, classes, (7,), generator=generator)
+    scores = score_members(CrossEntropy(smoothing), logits, expected)
+    reference = [-functional.cross_entropy(m, expected, reduction="none", label_smoothing=smoothing) for m in logits]
+    assert torch.allclose(scores, torch.stack(reference), rtol=1e-5, atol=1e-5)
+    soft = torch.softmax(torch.randn(7, classes, generator=generator), -1)
+    reference = [-functional.cross_entropy(m, soft, reduction="none") for m in logits[1:]]
+    assert torch.allclose(score_members(CrossEntropy(), logits[1:], soft), torch.stack(reference), rtol=1e-5)
 
 
 # --- composites -------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ finite = st.floats(-1e6, 1e6, allow_nan=False, width=32)
 @given(finite, finite, st.floats(-3, 4), st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
 @settings(max_examples=200, deadline=None)
 def test_values_never_leave_their_bounds(a: float, b: float, latent: float, dtype: torch.dtype) -> None:
-    low, high = sorted((a / 100, b / 100))
+    low, high = sorted((round(a / 100, 6), round(b / 100, 6)))  # no subnormal bounds, which bfloat16 flushes
     if high - low < 1 + 0.02 * abs(high):  # a narrow dtype must be able to hold something in between
         high = low + 1 + 0.02 * max(abs(low), abs(high))
     spec = ParameterSpec((), dtype, (torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -355,23 +354,3 @@ def test_wandb_offline_files_hold_the_curves(tmp_path: Path, monkeypatch: pytest
     assert b"run 1" in content
     assert b"best" in content
     assert b"center" not in content
-
-
-@pytest.mark.integration
-def test_mlflow_runs_are_read_back(tmp_path: Path) -> None:
-    tracking = pytest.importorskip("mlflow.tracking", reason="needs the extra mlflow")
-    from hyperfunc_mlflow import MLflowTracker
-
-    uri = os.environ.get("HYPERFUNC_TEST_MLFLOW_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    tracker = MLflowTracker(uri, "experiment")
-    tracker.start("run 1", {"sigma": 0.1})
-    for step in range(3):
-        tracker.log(step, {"best": step / 2, "center": float("nan")})
-    tracker.finish({"finish_reason": "target"})
-    client = tracking.MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name("experiment")
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert (run.info.status, run.info.run_name, run.data.params) == ("FINISHED", "run 1", {"sigma": "0.1"})
-    assert [m.value for m in client.get_metric_history(run.info.run_id, "best")] == [0.0, 0.5, 1.0]
-    assert "center" not in run.data.metrics
-    assert run.data.tags["hyperfunc.finish_reason"] == "target"

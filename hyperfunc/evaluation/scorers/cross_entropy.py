@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ class CrossEntropy(TensorFunctionScorer):
                 "CrossEntropy needs logits [members, examples, classes] of at least 2 classes, "
                 f"got {list(outputs.shape)}"
             )
-        log_probabilities = functional.log_softmax(logits, dim=-1)
+        log_probabilities = _log_softmax(logits)
         if expected.is_floating_point():
             require_same_features(self, outputs, expected)
             likelihood = (log_probabilities * expected.to(logits.dtype)).sum(-1)
@@ -71,3 +72,21 @@ class CrossEntropy(TensorFunctionScorer):
     def feedback(self, score: float, output: Any, expected: Any) -> str:
         """The log-likelihood in words."""
         return "" if score == 0 else f"expected class {expected}; its log-likelihood is {score:.6g}"
+
+
+_VECTOR = 16  # float32 numbers in the widest CPU vector
+
+
+def _log_softmax(
+    logits: Tensor,  # [..., classes]
+) -> Tensor:
+    """``log_softmax`` over the classes.
+
+    Rows shorter than a vector take torch's slow path on the CPU: 3.9 ms against 0.5 ms for 25 600 rows of 10 classes
+    once they are filled up with ``-inf``, which changes no probability.
+    """
+    classes = logits.shape[-1]
+    if classes >= _VECTOR or logits.device.type != "cpu":
+        return functional.log_softmax(logits, dim=-1)
+    filled = functional.pad(logits, (0, _VECTOR - classes), value=-math.inf)
+    return functional.log_softmax(filled, dim=-1)[..., :classes]

@@ -11,6 +11,7 @@ import inspect
 import logging
 import os
 from collections.abc import AsyncGenerator, Mapping
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -39,8 +40,34 @@ def _litellm() -> Any:
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs requests, with their headers, on failure
     # The first call imports and builds a second or two more; that must not be charged to anybody's timeout.
+    _keep_quiet_about_our_calls(litellm)
     litellm.completion("openai/none", [{"role": "user", "content": ""}], mock_response="ok", api_key="none")
     return litellm
+
+
+_ours: ContextVar[bool] = ContextVar("hyperfunc_litellm_call", default=False)
+
+_CALLBACKS = ("callbacks", "success_callback", "_async_success_callback", "input_callback", "_async_input_callback")
+
+
+def _keep_quiet_about_our_calls(litellm: Any) -> None:
+    """Skip litellm's success logging for our calls while nobody has asked for it with a callback.
+
+    After each call it queues a coroutine that prepares a log record, even with nobody to send it to. That costs CPU,
+    and a coroutine still queued when the event loop ends is reported as never awaited. Calls that a program makes to
+    litellm itself are left alone.
+    """
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+    enqueue = GLOBAL_LOGGING_WORKER.ensure_initialized_and_enqueue
+
+    def enqueue_if_wanted(async_coroutine: Any) -> None:
+        if _ours.get() and not any(getattr(litellm, name, None) for name in _CALLBACKS):
+            async_coroutine.close()
+        else:
+            enqueue(async_coroutine=async_coroutine)
+
+    setattr(GLOBAL_LOGGING_WORKER, "ensure_initialized_and_enqueue", enqueue_if_wanted)  # noqa: B010 - a method
 
 
 class LiteLLMTransport:
@@ -87,10 +114,13 @@ async def _guarded(request: OutgoingRequest, **more: Any) -> Any:
     """litellm's answer; its exceptions become ours outside the except block, since theirs hold requests and keys."""
     litellm = _litellm()
     failure: LLMError | None = None
+    token = _ours.set(not any(name in request.params for name in _CALLBACKS))
     try:
         return await litellm.acompletion(**_arguments(request), **more)
     except Exception as error:
         failure = _translate(error, request)
+    finally:
+        _ours.reset(token)
     raise failure
 
 

@@ -1,0 +1,17 @@
+"""What this plugin registers. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from hyperfunc.hookspecs import Register, hookimpl
+
+__all__: list[str] = []
+
+
+@hookimpl
+def hyperfunc_register_agent_types(register: Register) -> None:
+    register("chat", "hyperfunc_agents.chat:ChatAgent")
+
+
+@hookimpl
+def hyperfunc_register_scorers(register: Register) -> None:
+    register("conversation", "hyperfunc_agents.scoring:ConversationScorer")
