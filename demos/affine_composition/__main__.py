@@ -15,7 +15,7 @@ TEST = make_examples(64, seed=8)
 async def train(system: Composition, seed: int = 0) -> OptimizeResult:
     """Evolve both maps together: 200 generations of 64 members, on the negated squared error."""
     system.system_optimizer = ESHybridSystemOptimizer(steps=200, pop_size=64)
-    return await system.optimize(TRAIN, MSE(), seed=seed, run="affine-composition")
+    return await system.optimize(TRAIN, MSE(), seed=seed)
 
 
 async def main(seed: int) -> None:

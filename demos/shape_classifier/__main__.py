@@ -22,7 +22,6 @@ async def train(system: ShapeClassifier, steps: int = 300, seed: int = 0) -> Opt
         minibatch=45,
         validate_every=10,
         seed=seed,
-        run="shape-classifier",
     )
 
 

@@ -19,7 +19,7 @@ async def truth_table(system: Xor) -> str:
 async def train(system: Xor, seed: int = 0) -> OptimizeResult:
     """Evolve the weights: 200 generations of 64 members, on the negated squared error."""
     system.system_optimizer = ESHybridSystemOptimizer(steps=200, pop_size=64)
-    return await system.optimize(EXAMPLES, MSE(), seed=seed, run="xor")
+    return await system.optimize(EXAMPLES, MSE(), seed=seed)
 
 
 async def main(seed: int) -> None:
