@@ -47,7 +47,8 @@ class Generation:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Generation:
         """What :meth:`to_dict` gave; ``None`` stands for NaN, which JSON does not have."""
-        return cls(**{name: math.nan if value is None else value for name, value in record.items()})
+        values: dict[str, Any] = {name: math.nan if value is None else value for name, value in record.items()}
+        return cls(**values)
 
 
 class History:

@@ -24,6 +24,7 @@ from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.evolution.state import dump_state, load_state
 from hyperfunc.fitness import Fitness, MemberFitness, Metric
 from hyperfunc.history import Generation, History, OptimizeResult
+from hyperfunc.observability.spans import span
 from hyperfunc.parameters.theta import Theta
 from hyperfunc.plugins import current_plugins
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
@@ -188,6 +189,7 @@ async def optimize_tensors(
             enter_scope(RunScope(budget, store, ledger, seed=options.seed, evaluating=True)),
             collect_materialisations() as materialised,
             ProgressBar(steps, settings.progress) as bar,
+            span("run", options.run, **configuration),
         ):
             reason = await loop.run(steps, bar)
     except asyncio.CancelledError:
@@ -263,18 +265,21 @@ class _Loop:
         if self.durable is not None and self.durable.point is None:
             await self._keep()
         for index in range(self.completed, steps):
-            try:
-                fitness = await self._evaluate_population(index)
-            except BudgetExceededError as spent:
-                return f"budget:{spent.limit}"
-            spent_inside = [e for e in fitness.errors.values() if isinstance(e, BudgetExceededError)]
-            if spent_inside:
-                return f"budget:{spent_inside[0].limit}"
-            values = fitness.values
-            if not bool(torch.isfinite(values).any()):
-                return self._no_member_left(index)
-            self.state = self.strategy.tell(self.state, values)
-            await self._finish_generation(index, steps, fitness, bar)
+            with span("generation", f"generation {index}") as traced:
+                try:
+                    fitness = await self._evaluate_population(index)
+                except BudgetExceededError as spent:
+                    return f"budget:{spent.limit}"
+                spent_inside = [e for e in fitness.errors.values() if isinstance(e, BudgetExceededError)]
+                if spent_inside:
+                    return f"budget:{spent_inside[0].limit}"
+                values = fitness.values
+                if not bool(torch.isfinite(values).any()):
+                    return self._no_member_left(index)
+                self.state = self.strategy.tell(self.state, values)
+                await self._finish_generation(index, steps, fitness, bar)
+                if traced is not None:
+                    traced.set(**self.progress.history[-1].to_dict())
             stop = self._stop_reason() or await self._ask_callbacks()
             if stop:
                 return stop

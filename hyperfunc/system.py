@@ -25,6 +25,7 @@ from hyperfunc.fitness import Metric
 from hyperfunc.function import HyperFunction
 from hyperfunc.history import OptimizeResult
 from hyperfunc.journal import Journal
+from hyperfunc.observability import CallRecord, ObservabilityHub
 from hyperfunc.optimize import Callback
 from hyperfunc.parameters.files import load_theta, save_theta
 from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
@@ -33,7 +34,7 @@ from hyperfunc.program import Program, supervise
 from hyperfunc.registry import Registry
 from hyperfunc.selection import as_examples
 from hyperfunc.settings import Settings
-from hyperfunc.tape import Tape, recording
+from hyperfunc.tape import Tape, current_tape, recording
 from hyperfunc.training import (
     OptimizeArguments,
     discover,
@@ -136,7 +137,8 @@ class HyperSystem:
             The output; with ``record=True`` the pair ``(output, tape)``.
         """
         program = self.program(theta)
-        tape = Tape() if record else None
+        outer = current_tape()
+        tape = outer if not record else Tape() if outer is None else outer.nested()
         with recording(tape):
             output = await program(Binding(program.theta, defaults=program.defaults), inputs)
         return (output, tape) if record else output
@@ -309,6 +311,21 @@ class HyperSystem:
                 yield value
         finally:
             binding.close()
+
+    # --- observability -------------------------------------------------------------------------------------------
+
+    @property
+    def observability(self) -> ObservabilityHub:
+        """Trace sessions, histories and exports of this system's calls."""
+        hub: ObservabilityHub | None = self.__dict__.get("_observability")
+        if hub is None:
+            hub = ObservabilityHub(self)
+            object.__setattr__(self, "_observability", hub)
+        return hub
+
+    def get_call_history(self) -> list[CallRecord]:
+        """The calls recorded in trace sessions (``with system.observability.trace(): …``)."""
+        return self.observability.get_call_records()
 
     # --- parameters ----------------------------------------------------------------------------------------------
 

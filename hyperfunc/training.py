@@ -164,6 +164,7 @@ async def optimize_system(
     if isinstance(optimizer, str):
         optimizer = NamedStrategy(optimizer)
     if not isinstance(optimizer, (TensorOptimizer, NoOpSystemOptimizer)) and isinstance(optimizer, _OldOptimizer):
+        await discover(system, train)
         await optimizer.optimize(system, train_data, metric)
         return OptimizeResult(system.theta, math.nan, math.nan, History(), "completed")
     return await optimize_system_tensors(system, train, metric, val_data, optimizer, arguments)
