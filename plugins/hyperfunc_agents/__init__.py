@@ -1,31 +1,57 @@
-"""Agents that talk: the CHAT agent type, its users and its scores.
+"""Agent types beyond one call of ``run``: episodes in environments (GAME) and conversations (CHAT).
 
-A system with ``agent_type = "chat"`` is a program ``run(message, history=None, memory_context=None)``; one example is
-one conversation (see :mod:`hyperfunc_agents.chat`).
+Names are imported at first use (PEP 562), so that loading the plugin loads neither torch nor gymnasium.
 """
 
 from __future__ import annotations
 
-from hyperfunc_agents.chat import ChatAgent, hold_conversations
-from hyperfunc_agents.conversation import (
-    ChatResponse,
-    Conversation,
-    ConversationMemory,
-    ConversationResult,
-    ConversationTurn,
-)
-from hyperfunc_agents.scoring import ConversationScorer
-from hyperfunc_agents.users import LLMUser, SimulatedUser
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyperfunc_agents.game import Game, play
+    from hyperfunc_agents.game_cartpole import TensorCartPole
+    from hyperfunc_agents.game_inputs import episodes
+    from hyperfunc_agents.game_results import EpisodeResult, EpisodeStep, GameResponse
+    from hyperfunc_agents.game_scoring import EpisodeReturn, ReturnSummary, summarize_returns
+    from hyperfunc_agents.game_tensor import TensorEnvironment, Transition
 
 __all__ = [
-    "ChatAgent",
-    "ChatResponse",
-    "Conversation",
-    "ConversationMemory",
-    "ConversationResult",
-    "ConversationScorer",
-    "ConversationTurn",
-    "LLMUser",
-    "SimulatedUser",
-    "hold_conversations",
+    "EpisodeResult",
+    "EpisodeReturn",
+    "EpisodeStep",
+    "Game",
+    "GameResponse",
+    "ReturnSummary",
+    "TensorCartPole",
+    "TensorEnvironment",
+    "Transition",
+    "episodes",
+    "play",
+    "summarize_returns",
 ]
+
+_MODULES = {
+    "EpisodeResult": "game_results",
+    "EpisodeReturn": "game_scoring",
+    "EpisodeStep": "game_results",
+    "Game": "game",
+    "GameResponse": "game_results",
+    "ReturnSummary": "game_scoring",
+    "TensorCartPole": "game_cartpole",
+    "TensorEnvironment": "game_tensor",
+    "Transition": "game_tensor",
+    "episodes": "game_inputs",
+    "play": "game",
+    "summarize_returns": "game_scoring",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
