@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 from hyperfunc.parameters.theta import ThetaValue
-from hyperfunc.tape import current_tape, recording
+from hyperfunc.tape import current_tape
 from hyperfunc_agents.game_block import GameBlocks
 from hyperfunc_agents.game_environments import (
     SingleEnvironment,
@@ -46,22 +46,24 @@ class Game:
         terms = episode_terms(inputs)
         environment = resolve_environment(terms.environment)
         steps: list[EpisodeStep] | None = None if current_tape() is None else []
-        act = policy(run, terms.arguments)
+        act = policy(run)
         if isinstance(environment, TensorEnvironment):
             return await _tensor_episode(environment, act, terms, steps)
         return await _episode(environment, act, terms, steps)
 
     def block_executor(self, run: Run, system: Any) -> GameBlocks:
-        return GameBlocks(lambda arguments: policy(run, arguments))
+        return GameBlocks(policy(run))
 
 
-def policy(run: Run, arguments: Mapping[str, Any]) -> Act:
-    """``run`` as a function of (observation, state), with an answer that is always a :class:`GameResponse`."""
+def policy(run: Run) -> Act:
+    """``run`` as a function of (observation, state, further arguments) that always answers a :class:`GameResponse`."""
     is_recurrent = "state" in inspect.signature(run).parameters
 
-    async def act(observation: Any, state: Any) -> GameResponse:
-        memory = {"state": state} if is_recurrent else {}
-        answer = await run(observation, **arguments, **memory)
+    async def act(observation: Any, state: Any, arguments: Mapping[str, Any]) -> GameResponse:
+        if is_recurrent:
+            answer = await run(observation, **arguments, state=state)
+        else:
+            answer = await run(observation, **arguments)
         return answer if isinstance(answer, GameResponse) else GameResponse(answer)
 
     return act
@@ -75,7 +77,7 @@ async def _episode(
         observation = as_observation(environment.reset(terms.seed))
         memory, total, steps = None, 0.0, 0
         while True:
-            response = await act(observation, memory)
+            response = await act(observation, memory, terms.arguments)
             action = as_environment_action(response.action, environment.action_space)
             after = environment.step(action)
             if recorded is not None:
@@ -98,15 +100,15 @@ async def _tensor_episode(
 ) -> EpisodeResult:
     responses: list[GameResponse] = []
 
-    async def heard(observation: Any, state: Any) -> GameResponse:
-        response = await act(observation, state)
+    async def heard(observation: Any, state: Any, arguments: Mapping[str, Any]) -> GameResponse:
+        response = await act(observation, state, arguments)
         responses.append(response)
         return response
 
     progress = begin(environment, terms.seed, terms.max_steps)
     while not (progress.done or progress.truncated):
         before = progress
-        progress = await advance(environment, heard, progress, 1)
+        progress = await advance(environment, heard, progress, terms.arguments, 1)
         response = responses.pop()
         if recorded is not None:
             reward = float(progress.total - before.total)

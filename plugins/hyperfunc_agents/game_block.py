@@ -41,10 +41,10 @@ class GameBlocks:
     """Runs blocks of members of one GAME system.
 
     Args:
-        policy: the system's ``run`` with further arguments filled in.
+        policy: the system's ``run``, as :func:`hyperfunc_agents.game.policy` makes it.
     """
 
-    def __init__(self, policy: Callable[[Mapping[str, Any]], Act]) -> None:
+    def __init__(self, policy: Act) -> None:
         self._policy = policy
         self._pool = EnvironmentPool()
         self._not_native: dict[str, str] = {}  # gymnasium id -> why its vectorised form is not used
@@ -120,6 +120,7 @@ class _Play:
         self.runner = runner
         self.program = program
         self.watched = proof
+        self.constants = {} if group.tensors else group.inputs(())
         self.arguments = tuple(  # the same for every member: [P, E, …] without a copy
             t.unsqueeze(0).expand(members, *t.shape) for t in group.tensors
         )
@@ -153,10 +154,8 @@ class _Play:
         def inputs_of(tensors: tuple[Tensor, ...]) -> Mapping[str, Any]:
             rest = iter(tensors[:count])
             mixed = [next(rest) if tensor else leaf for leaf, tensor in zip(leaves, is_tensor, strict=True)]
-            return {
-                "nest": pytree.tree_unflatten(mixed, structure),
-                "arguments": self.group.inputs(tensors[count:]),
-            }
+            own = self.group.inputs(tensors[count:]) if self.arguments else self.constants
+            return {"nest": pytree.tree_unflatten(mixed, structure), "arguments": own}
 
         tensors = (*given, *self.arguments)
         output = kernel.run(
@@ -178,11 +177,11 @@ class _Play:
         return SeparateLanes(self.environment, seeds, self.blocks._pool), False
 
     def _play(self, lanes: Lanes, is_native: bool) -> dict[tuple[int, int], EpisodeResult | Exception]:
-        blocks_policy = self.blocks._policy
+        act = self.blocks._policy
 
         async def answer(inputs: Mapping[str, Any]) -> Any:
             observation, memory = inputs["nest"]
-            response = await blocks_policy(inputs["arguments"])(observation, memory)
+            response = await act(observation, memory, inputs["arguments"])
             return {"action": response.action, "state": response.state}
 
         program, kernel = self._kernel(answer)
@@ -225,11 +224,11 @@ class _Play:
     # --- tensor environments -------------------------------------------------------------------------------------
 
     def _tensor_results(self, environment: TensorEnvironment) -> dict[tuple[int, int], EpisodeResult | Exception]:
-        blocks_policy = self.blocks._policy
+        act = self.blocks._policy
 
         async def carry_on(inputs: Mapping[str, Any]) -> Any:
-            act = blocks_policy(inputs["arguments"])
-            return tuple(await advance(environment, act, Progress(*inputs["nest"]), STEPS_PER_KERNEL))
+            progress = Progress(*inputs["nest"])
+            return tuple(await advance(environment, act, progress, inputs["arguments"], STEPS_PER_KERNEL))
 
         program, kernel = self._kernel(carry_on)
         proof = StepProof(program, self.block, self.group, self.watched, self.episodes)

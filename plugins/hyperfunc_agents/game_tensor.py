@@ -7,7 +7,7 @@ the episode itself as a value (:class:`Progress`) and the few steps that carry i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -18,8 +18,8 @@ from hyperfunc_agents.game_results import GameResponse
 
 __all__ = ["Act", "Progress", "TensorEnvironment", "Transition", "advance", "begin"]
 
-Act = Callable[[Any, Any], Awaitable[GameResponse]]
-"""The policy: ``(observation, state) -> response``."""
+Act = Callable[[Any, Any, Mapping[str, Any]], Awaitable[GameResponse]]
+"""The policy: ``(observation, state, further arguments) -> response``."""
 
 
 class Transition(NamedTuple):
@@ -97,18 +97,18 @@ def begin(environment: TensorEnvironment, seed: int, max_steps: int | None) -> P
     )
 
 
-async def advance(environment: TensorEnvironment, act: Act, progress: Progress, steps: int) -> Progress:
+async def advance(
+    environment: TensorEnvironment, act: Act, progress: Progress, arguments: Mapping[str, Any], steps: int
+) -> Progress:
     """Carry an episode on by ``steps`` actions, or to its end: no value is looked at, so this may be vmapped."""
     for _ in range(steps):
-        response = await act(environment.observe(progress.state), progress.memory)
+        response = await act(environment.observe(progress.state), progress.memory, arguments)
         after = environment.step(progress.state, response.action)
         live = ~(progress.done | progress.truncated)
         counted = progress.steps + live
         done = progress.done | (live & after.terminated)
         progress = Progress(
-            state=pytree.tree_map(
-                lambda new, old, live=live: torch.where(live, new, old), after.state, progress.state
-            ),
+            state=pytree.tree_map(lambda new, old, live=live: torch.where(live, new, old), after.state, progress.state),
             memory=response.state,
             total=progress.total + torch.where(live, after.reward, 0.0),
             steps=counted,

@@ -9,11 +9,13 @@ __all__: list[str] = []
 
 @hookimpl
 def hyperfunc_register_agent_types(register: Register) -> None:
+    register("chat", "hyperfunc_agents.chat:ChatAgent")
     register("game", "hyperfunc_agents.game:Game")
 
 
 @hookimpl
 def hyperfunc_register_scorers(register: Register) -> None:
+    register("conversation", "hyperfunc_agents.scoring:ConversationScorer")
     register("episode-return", "hyperfunc_agents.game_scoring:EpisodeReturn")
 
 
