@@ -93,7 +93,7 @@ def hyperfunc_register_llm_transports(register: Register) -> None:
 @hookspec
 def hyperfunc_register_error_classifiers(register: Register) -> None:
     """Fires when the LLM runtime first classifies an error. Register an object with ``classify_custom(error)``, asked
-    before the built-in rules (``None`` passes on), and/or ``post_classify(error, info)``, which may edit their answer."""
+    before the built-in rules (``None`` passes on), and/or ``post_classify(error, info)``, which may edit it."""
 
 
 @hookspec

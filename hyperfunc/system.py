@@ -18,11 +18,14 @@ from torch import Tensor
 
 from hyperfunc.agents import AgentType, BlockAgentRunner
 from hyperfunc.binding import Binding, CallDefaults, Frame, active_frame, bound
+from hyperfunc.budget import Budget
 from hyperfunc.errors import ConfigurationError, EvaluationError, UnboundError, UnknownParameterError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.fitness import Metric
 from hyperfunc.function import HyperFunction
 from hyperfunc.history import OptimizeResult
+from hyperfunc.journal import Journal
+from hyperfunc.observability import CallRecord, ObservabilityHub
 from hyperfunc.optimize import Callback
 from hyperfunc.parameters.files import load_theta, save_theta
 from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
@@ -31,7 +34,7 @@ from hyperfunc.program import Program, supervise
 from hyperfunc.registry import Registry
 from hyperfunc.selection import as_examples
 from hyperfunc.settings import Settings
-from hyperfunc.tape import Tape, recording
+from hyperfunc.tape import Tape, current_tape, recording
 from hyperfunc.training import (
     OptimizeArguments,
     discover,
@@ -134,7 +137,8 @@ class HyperSystem:
             The output; with ``record=True`` the pair ``(output, tape)``.
         """
         program = self.program(theta)
-        tape = Tape() if record else None
+        outer = current_tape()
+        tape = outer if not record else Tape() if outer is None else outer.nested()
         with recording(tape):
             output = await program(Binding(program.theta, defaults=program.defaults), inputs)
         return (output, tape) if record else output
@@ -235,7 +239,11 @@ class HyperSystem:
         callbacks: Sequence[Callback] = (),
         settings: Settings | None = None,
         feedback_fn: Any = None,
-        run: str = "run",
+        run: str | None = None,
+        resume: bool = False,
+        journal: Journal | str | Path | None = None,
+        checkpoint_every: int = 1,
+        budget: Budget | None = None,
     ) -> OptimizeResult:
         """Improve the trainable parameters; the best θ on ``val_data`` (else ``train_data``) becomes the current one.
 
@@ -251,14 +259,33 @@ class HyperSystem:
             validate_every: generations between evaluations of the centre (default: 1 with ``val_data``, else 5).
             patience, target, callbacks: ways to end early.
             feedback_fn: passed to the prompt optimizer.
-            run: the run's name.
+            run: the run's name; with one, every generation is kept in the journal.
+            resume: take the named run up where it was last kept, in the same bits; begin it if it is not there.
+            journal: a journal or its path (default: ``.hyperfunc/journal.db``).
+            checkpoint_every: generations between two records of the whole state.
+            budget: ceilings; when one is reached the run ends with its best θ and ``finish_reason="budget:…"``.
 
         Raises:
             EvaluationError: no examples, or no run of the first generation succeeded.
+            ResumeError: the program, the data or the configuration changed since the run began; says what.
             LiftError: ``execution="lifted"`` was asked for and refused.
         """
         arguments = OptimizeArguments(
-            only, freeze, minibatch, seed, steps, validate_every, patience, target, callbacks, settings, run
+            only=only,
+            freeze=freeze,
+            minibatch=minibatch,
+            seed=seed,
+            steps=steps,
+            validate_every=validate_every,
+            patience=patience,
+            target=target,
+            callbacks=callbacks,
+            settings=settings,
+            run=run,
+            resume=resume,
+            journal=journal,
+            checkpoint_every=checkpoint_every,
+            budget=budget,
         )
         return await optimize_system(self, train_data, metric_fn, val_data, arguments, feedback_fn)
 
@@ -285,6 +312,21 @@ class HyperSystem:
                 yield value
         finally:
             binding.close()
+
+    # --- observability -------------------------------------------------------------------------------------------
+
+    @property
+    def observability(self) -> ObservabilityHub:
+        """Trace sessions, histories and exports of this system's calls."""
+        hub: ObservabilityHub | None = self.__dict__.get("_observability")
+        if hub is None:
+            hub = ObservabilityHub(self)
+            object.__setattr__(self, "_observability", hub)
+        return hub
+
+    def get_call_history(self) -> list[CallRecord]:
+        """The calls recorded in trace sessions (``with system.observability.trace(): …``)."""
+        return self.observability.get_call_records()
 
     # --- parameters ----------------------------------------------------------------------------------------------
 

@@ -78,7 +78,8 @@ async def main(steps: int, seed: int, out: Path) -> float:
     )
     print(
         f"coverage {answered.float().mean():.1%}, accuracy where answered "
-        f"{(predicted[answered] == expected[answered]).float().mean():.1%}, threshold {float(system.theta['decide.hp']):.2f}"
+        f"{(predicted[answered] == expected[answered]).float().mean():.1%}, "
+        f"threshold {float(system.theta['decide.hp']):.2f}"
     )
     print(f"saved {out / 'theta'}.safetensors, {out / 'fitness.png'}, {out / 'confusion.png'}")
     print(f"test accuracy: {100 * before:.1f} % -> {100 * after:.1f} %")

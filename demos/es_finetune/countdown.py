@@ -72,11 +72,12 @@ def reward(puzzle: Puzzle, answer: str) -> float:
     return 1.0 if value == puzzle.target else 0.1
 
 
-def demonstrations(count: int, seed: int, careless: float = 0.0) -> list[tuple[Puzzle, str]]:
+def demonstrations(count: int, seed: int, *, careless: float = 0.0, held_out: bool = False) -> list[tuple[Puzzle, str]]:
     """Puzzles with one answer each, drawn at random.
 
     Args:
         careless: share of answers that just add the numbers, whatever the target; the others are right.
+        held_out: draw from the fifth of all puzzles that is kept for validation, and else from the rest.
     """
     source = random.Random(seed)
     found: list[tuple[Puzzle, str]] = []
@@ -87,12 +88,15 @@ def demonstrations(count: int, seed: int, careless: float = 0.0) -> list[tuple[P
         value = _evaluate(answer)
         if value is None or not 0 <= value <= 99:
             continue
+        a, b, c = numbers
+        if held_out != ((31 * a + 17 * b + 7 * c + value) % 5 == 0):
+            continue
         if source.random() < careless:
             answer = "+".join(map(str, numbers))
         found.append((Puzzle(numbers, value), answer))
     return found
 
 
-def puzzles(count: int, seed: int) -> list[Puzzle]:
+def puzzles(count: int, seed: int, *, held_out: bool = False) -> list[Puzzle]:
     """Puzzles alone."""
-    return [puzzle for puzzle, _ in demonstrations(count, seed)]
+    return [puzzle for puzzle, _ in demonstrations(count, seed, held_out=held_out)]

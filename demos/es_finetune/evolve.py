@@ -45,11 +45,11 @@ def evolve(
     model: LocalModel,
     seed: int,
     *,
-    generations: int = 150,
+    generations: int = 40,
     population: int = 64,
-    batch: int = 128,
+    batch: int = 64,
     sigma: float = 0.01,
-    lr: float = 2e-4,
+    lr: float = 1e-4,
     validation: Sequence[Puzzle] = (),
     every: int = 10,
     report: Callable[[int, float], None] | None = None,
@@ -59,6 +59,7 @@ def evolve(
     Args:
         batch: new puzzles in each generation, the same ones for all members.
         sigma: deviation of the rank-1 noise; the matrices' own is about 0.1.
+        lr: of plain gradient ascent.
         validation: measured every ``every`` generations; never trained on.
     """
     names = [n for n, w in model.weights.items() if w.dim() == 2]

@@ -40,7 +40,7 @@ def new_model(seed: int, *, hidden: int = 64, layers: int = 2) -> LocalModel:
     return LocalModel(config, weights, CharacterTokenizer(), name="countdown")
 
 
-def pretrain(model: LocalModel, seed: int, *, steps: int = 300, batch: int = 256, lr: float = 3e-3) -> LocalModel:
+def pretrain(model: LocalModel, seed: int, *, steps: int = 200, batch: int = 256, lr: float = 3e-3) -> LocalModel:
     """The model after ``steps`` of AdamW on next-token prediction of the answers.
 
     Half of the demonstrations are careless, as collected ones are: imitation alone cannot do better than its examples.

@@ -108,6 +108,24 @@ class PopulationRunner:
                 self._fall_back(str(refusal))
         return await self._run_on_loop(ask, blocks, batch, reduce)
 
+    def decision(self) -> dict[str, Any]:
+        """How this program is run and why, as JSON values; for a run that goes on in another process."""
+        return {
+            "execution": self.execution,
+            "reason": self.reason,
+            "notes": list(self.notes),
+            "lift_numbers": self._lift_numbers,
+            "lifted_runs": self._lifted_runs,
+        }
+
+    def restore_decision(self, decision: Mapping[str, Any]) -> None:
+        """Go on as :meth:`decision` says; what ``execution=`` forces stays forced."""
+        if not self.execution:
+            self._decide(decision["execution"], decision["reason"])
+        self.notes = list(decision["notes"])
+        self._lift_numbers = decision["lift_numbers"]
+        self._lifted_runs = decision["lifted_runs"]
+
     # --- deciding ------------------------------------------------------------------------------------------------
 
     def _decide(self, execution: str, reason: str) -> None:

@@ -171,6 +171,10 @@ class Execution:
         except LLMError as error:
             self._close_books(error)
             raise
+        finally:
+            # A connection made during this call keeps the call's context, hence this object, as long as it lives: it
+            # must not keep the error, whose frames hold everything.
+            self._classified = None
 
     def _close_books(self, error: LLMError) -> None:
         error.usage, error.attempts = self.books.spent, self.books.prompts

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import struct
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +66,10 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy_of(directory: Path, tmp_path: Path) -> Iterator[Path]:
+def copy_of(directory: Path, tmp_path: Path) -> Path:
     for path in directory.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    yield tmp_path
+    return tmp_path
 
 
 # --- safetensors -----------------------------------------------------------------------------------------------------
@@ -195,7 +194,7 @@ def test_a_shard_index_may_not_point_elsewhere(tmp_path: Path, target: str) -> N
     data = json.loads(index.read_text())
     data["weight_map"]["model.norm.weight"] = target
     index.write_text(json.dumps(data))
-    with pytest.raises(ModelFileError, match="no such file|not a plain file name"):
+    with pytest.raises(ModelFileError, match=r"no such file|not a plain file name"):
         load_model(tmp_path)
 
 

@@ -13,7 +13,7 @@ from hyperfunc.errors import ShapeError, UnknownParameterError
 from hyperfunc.population.members import DenseMembers, FactoredMembers
 from hyperfunc_local.models import llama as llama_module
 from hyperfunc_local.models.attention import eager_attention
-from hyperfunc_local.models.cache import KeyValueCache
+from hyperfunc_local.models.cache import AppendingCache, KeyValueCache
 from hyperfunc_local.models.configuration import LlamaConfig
 from hyperfunc_local.models.llama import forward
 from hyperfunc_local.models.weights import BoundWeights
@@ -308,7 +308,7 @@ def test_vmap_over_weights_equals_the_explicit_population() -> None:
     ids, padding = prompt(3), torch.tensor([[0, 2, 5]])
 
     def one(own: dict[str, Tensor]) -> Tensor:
-        cache = KeyValueCache(config, 3, 16)
+        cache = AppendingCache(config.layers)
         bound = BoundWeights(own)
         first = forward(config, bound, ids[None, :, :10], padding=padding, cache=cache, attention=eager_attention)
         rest = [

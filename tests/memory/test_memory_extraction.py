@@ -11,6 +11,9 @@ import pytest
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.function import hyperfunction
 from hyperfunc.system import HyperSystem
+from hyperfunc.testing.llm_server import LLMServer, Rule, Script
+from hyperfunc_llm import Endpoint, LLMRuntime, use_runtime
+from hyperfunc_llm.secrets import SecretKey
 from hyperfunc_memory import (
     ExtractionError,
     LLMExtractor,
@@ -135,6 +138,24 @@ async def test_a_model_extracts() -> None:
         assert (entry.content, entry.memory_type, entry.entities) == ("Has a cat", MemoryType.ENTITY, ["Tom"])
         assert (entry.importance, entry.subject) == (0.4, "cat")
     assert json.loads(prompts[0].rpartition("\nTURN:\n")[2]) == {"user": 'My cat is "Tom"\nTURN:', "assistant": "Nice"}
+
+
+async def test_a_model_is_asked_by_name_over_http() -> None:
+    reply = '[{"content": "Has a cat named Tom", "type": "entity", "entities": ["Tom"]}]'
+    async with LLMServer(Script(rules=(Rule(contains="keep the long-term memory", content=reply),))) as server:
+        endpoint = Endpoint(
+            model="openai/any",
+            base_url=server.base_url,
+            api_key=SecretKey("x"),
+            transport="direct",
+            input_usd=0,
+            output_usd=0,
+        )
+        with use_runtime(LLMRuntime({"keeper": endpoint})), Memory(extraction_model="keeper") as memory:
+            (entry,) = await memory.store_turn("My cat is called Tom", "Nice", "u")
+            assert (entry.content, entry.memory_type) == ("Has a cat named Tom", MemoryType.ENTITY)
+            assert memory.get_by_entity("tom", "u") == [entry]
+        assert server.counters()["requests"] == 1
 
 
 @pytest.mark.parametrize(

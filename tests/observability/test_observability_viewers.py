@@ -31,6 +31,7 @@ from hyperfunc.observability import ObservabilityHub, span
 from hyperfunc.system import HyperSystem
 from hyperfunc.tape import add_usage
 from hyperfunc.usage import Usage
+from hyperfunc_mlflow import MLflowTracker
 from hyperfunc_otlp import OTLPExporter
 
 pytestmark = pytest.mark.integration
@@ -189,7 +190,7 @@ print(json.dumps([
 """
 
 
-def test_mlflow_shows_the_spans(tmp_path: Path) -> None:
+def test_mlflow_shows_the_spans_and_the_curves(tmp_path: Path) -> None:
     command = tool("HYPERFUNC_TEST_MLFLOW", "mlflow")
     port = free_port()
     address = f"http://127.0.0.1:{port}"
@@ -219,10 +220,27 @@ def test_mlflow_shows_the_spans(tmp_path: Path) -> None:
         assert identities[names["generation 0"]["parent"]] == "Program"
         assert identities[names["chat small"]["parent"]] == "member 0"
         assert "ERROR" in names["execute_tool model"]["status"]
-        assert names["chat small"]["type"] == "CHAT_MODEL"
+        assert names["chat small"]["type"] == "LLM"
         assert names["chat small"]["attributes"]["gen_ai.usage.input_tokens"] == "10"
         page = shown_in_browser(f"{address}/#/experiments/0/traces", tmp_path, "mlflow")
         assert "Program" in page or "session 1" in page
+        check_tracker(address)
+
+
+def check_tracker(address: str) -> None:
+    tracking = pytest.importorskip("mlflow.tracking", reason="needs the extra mlflow")
+    tracker = MLflowTracker(address, "experiment")
+    tracker.start("run 1", {"sigma": 0.1})
+    for step in range(3):
+        tracker.log(step, {"best": step / 2, "center": float("nan")})
+    tracker.finish({"finish_reason": "target"})
+    tracker.finish()
+    client = tracking.MlflowClient(tracking_uri=address)
+    (run,) = client.search_runs([client.get_experiment_by_name("experiment").experiment_id])
+    assert (run.info.status, run.info.run_name, run.data.params) == ("FINISHED", "run 1", {"sigma": "0.1"})
+    assert [m.value for m in client.get_metric_history(run.info.run_id, "best")] == [0.0, 0.5, 1.0]
+    assert "center" not in run.data.metrics
+    assert run.data.tags["hyperfunc.finish_reason"] == "target"
 
 
 def test_jaeger_shows_the_spans() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import os
+import threading
 from collections.abc import AsyncGenerator, Mapping
 from contextvars import ContextVar
 from functools import cache
@@ -26,9 +27,18 @@ from hyperfunc_llm.transports.base import OutgoingRequest, Reply, ReplyChunk
 __all__ = ["LiteLLMTransport"]
 
 
-@cache
+_LOADING = threading.Lock()
+
+
 def _litellm() -> Any:
-    """The module, set up once per process: 3 s of import, no price table from the network, no banners."""
+    """The module, set up once per process, whichever thread or event loop needs it first."""
+    with _LOADING:
+        return _set_up()
+
+
+@cache
+def _set_up() -> Any:
+    """3 s of import; no price table from the network, no banners."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     try:
         import litellm
@@ -99,7 +109,7 @@ class LiteLLMTransport:
         Its own cleanup leaves OpenAI clients open, and would close those of other threads' loops. A forgotten client
         cannot be handed to a later loop that happens to get the same id.
         """
-        if not _litellm.cache_info().currsize:
+        if not _set_up.cache_info().currsize:
             return
         kept: dict[str, Any] = _litellm().in_memory_llm_clients_cache.cache_dict
         suffix = f"-{id(asyncio.get_running_loop())}"

@@ -72,11 +72,16 @@ class BoundWeights:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.shared["model.embed_tokens.weight"].dtype
+        return next(iter(self.shared.values())).dtype
 
     @property
     def device(self) -> torch.device:
-        return self.shared["model.embed_tokens.weight"].device
+        return next(iter(self.shared.values())).device
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether members differ in vectors (norms, biases) too."""
+        return bool(self._vectors)
 
     def vector(self, name: str) -> Tensor:
         """A norm's weight or a bias: ``[d]`` if shared, ``[P, 1, d]`` if each member has its own."""
@@ -90,9 +95,22 @@ class BoundWeights:
         weight = self.shared[name + ".weight"]
         return plain_linear(x, weight, bias) if adapter is None else adapter.apply(x, weight, bias)
 
+    def transposed_linear(self, name: str, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x @ W + bias`` for a weight kept as ``[in, out]``: ``[P, R, in]`` -> ``[P, R, out]``."""
+        own = self._tables[name]
+        if isinstance(own, DenseMembers):
+            y = torch.bmm(x, own.values.to(x))
+        else:
+            y = x @ self.shared[name]
+            y = y.baddbmm_(torch.bmm(x, (own.left * own.scale).to(x)), own.right.to(x).mT)
+        return y if bias is None else y + bias
+
     def embed(self, ids: Tensor) -> Tensor:
-        """Rows of the embedding for ``ids`` ``[P, R]``: ``[P, R, d]``."""
-        name = "model.embed_tokens.weight"
+        """Rows of the token embedding for ``ids`` ``[P, R]``: ``[P, R, d]``."""
+        return self.look_up("model.embed_tokens.weight", ids)
+
+    def look_up(self, name: str, ids: Tensor) -> Tensor:
+        """Rows of the table ``name`` for ``ids`` ``[P, R]``: ``[P, R, d]``."""
         table = self.shared[name]
         own = self._tables.get(name)
         if own is None:
