@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hyperfunc.agents import AgentType
+from hyperfunc.agents import AgentType, BlockAgentRunner
 from hyperfunc.binding import Binding, CallDefaults, Frame, active_frame, bound
 from hyperfunc.budget import Budget
 from hyperfunc.errors import ConfigurationError, EvaluationError, UnboundError, UnknownParameterError
@@ -162,6 +162,7 @@ class HyperSystem:
             defaults=CallDefaults((settings or Settings()).over(self.settings)),
             holders=tuple(self._holders()),
             liftable=bool(agent.liftable),
+            block_executor=agent.block_executor(self.run, self) if isinstance(agent, BlockAgentRunner) else None,
         )
 
     def _holders(self) -> Iterator[HyperSystem]:
