@@ -50,6 +50,19 @@ def as_command(thing: Any, name: str) -> Any:
     return command
 
 
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _use_directory(ctx: typer.Context, value: Path | None) -> Path | None:
+    # Eager, because commands are looked up before an ordinary option's value is known.
+    if value is not None and not ctx.resilient_parsing:
+        ctx.with_resource(use_plugins(load_plugins(directory=value)))
+    return value
+
+
 def build_app() -> typer.Typer:
     """The application with every registered command."""
     app = typer.Typer(
@@ -61,27 +74,16 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
     )
 
-    def version(value: bool) -> None:
-        if value:
-            typer.echo(__version__)
-            raise typer.Exit
-
-    def directory(ctx: typer.Context, value: Path | None) -> Path | None:
-        # Eager, because commands are looked up before an ordinary option's value is known.
-        if value is not None and not ctx.resilient_parsing:
-            ctx.with_resource(use_plugins(load_plugins(directory=value)))
-        return value
-
     @app.callback()
     def options(
         version: Annotated[
-            bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")
+            bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
         ] = False,
         plugins_dir: Annotated[
             Path | None,
             typer.Option(
                 "--plugins-dir",
-                callback=directory,
+                callback=_use_directory,
                 is_eager=True,
                 envvar="HYPERFUNC_PLUGINS_DIR",
                 help="Also load every *.py file of this folder as a plugin. Give it before --help and the command.",
