@@ -106,6 +106,7 @@ async def discover(system: TrainableSystem, examples: Sequence[Example]) -> None
     A run that raises is no reason to stop here; whoever evaluates will hear of it.
     """
     registry = system.registry
+    _check_ready(registry)
     if registry.discovered:
         return
     for example in examples[:_DISCOVERY_RUNS]:
@@ -117,6 +118,12 @@ async def discover(system: TrainableSystem, examples: Sequence[Example]) -> None
         if any(c.suspended or (c.function in functions and functions[c.function].performs_io) for c in tape):
             break
     registry.discovered = True
+    _check_ready(registry)
+
+
+def _check_ready(registry: Registry) -> None:
+    for function in registry.all_components().values():
+        function.check_ready()
 
 
 async def evaluate_members(
