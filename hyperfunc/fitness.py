@@ -71,7 +71,7 @@ class Fitness:
         self._scorer: Scorer | None = metric if hasattr(metric, "score") else None
         if self._scorer is None and not callable(metric):
             raise EvaluationError(
-                f"a metric must be a function (predictions, expected) -> float or a scorer with .score(), got {metric!r}"
+                f"a metric is a function (predictions, expected) -> float or a scorer with .score(), got {metric!r}"
             )
         self._metric: Any = metric
         self.examples = examples

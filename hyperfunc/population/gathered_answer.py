@@ -1,9 +1,10 @@
 """What a task awaits while its call waits in the queue: a future without the cost of one.
 
-An ``asyncio.Future`` costs a second object, a handle and a turn of the event loop for every call (2 to 3 µs of the 15 that
-a call may cost). An :class:`Answer` follows the same protocol (``_asyncio_future_blocking``, ``add_done_callback``), so
-every task can wait on it, but it is woken by whoever answered a whole kernel, which is a callback of the event loop and
-may step tasks directly. Exactly one task waits on each. Knows nothing of calls and kernels.
+An ``asyncio.Future`` costs a second object, a handle and a turn of the event loop for every call (about 2 µs of the 15
+that a call may cost). An :class:`Answer` follows the same protocol (``_asyncio_future_blocking``,
+``add_done_callback``), so every task can wait on it, but it is woken by whoever answered a whole kernel, which is a
+callback of the event loop and may step tasks directly. Exactly one task waits on each. Knows nothing of calls and
+kernels.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["Answer"]
 class Answer:
     """An awaitable result, set once."""
 
-    __slots__ = ("_asyncio_future_blocking", "_context", "_wakeup", "error", "loop", "resolved", "value")
+    __slots__ = ("_asyncio_future_blocking", "context", "error", "loop", "resolved", "value", "wakeup")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -27,8 +28,8 @@ class Answer:
         self.value: Any = None
         self.error: BaseException | None = None
         self._asyncio_future_blocking = False
-        self._wakeup: Callable[[Answer], object] | None = None
-        self._context: contextvars.Context | None = None
+        self.wakeup: Callable[[Answer], object] | None = None
+        self.context: contextvars.Context | None = None
 
     # --- for whoever answers -------------------------------------------------------------------------------------
 
@@ -40,10 +41,8 @@ class Answer:
 
     def wake(self) -> None:
         """Step the waiting task, here and now. Only from a callback of the event loop: no task may be running."""
-        wakeup, context = self._wakeup, self._context
-        if wakeup is not None and context is not None:
-            self._wakeup = self._context = None
-            context.run(wakeup, self)
+        if self.wakeup is not None and self.context is not None:
+            self.context.run(self.wakeup, self)
 
     def answer_soon(self, value: Any, error: BaseException | None = None) -> None:
         """Set the result and let the event loop wake the task; from anywhere in its thread."""
@@ -77,5 +76,5 @@ class Answer:
     def add_done_callback(
         self, wakeup: Callable[[Answer], object], *, context: contextvars.Context | None = None
     ) -> None:
-        self._context = contextvars.copy_context() if context is None else context
-        self._wakeup = wakeup
+        self.context = contextvars.copy_context() if context is None else context
+        self.wakeup = wakeup

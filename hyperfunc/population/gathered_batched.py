@@ -98,7 +98,8 @@ class BatchGroup:
         kwargs: Any = {name: _batch([call.kwargs[name] for call in calls]) for name in calls[0].kwargs}
         injected: Any = calls[0].injected()
         if function.local_gpu:
-            args, kwargs, injected = self.queue.placement.moved((args, kwargs, dict(injected)))
+            args, kwargs = self.queue.placement.moved((args, kwargs))
+            injected = calls[0].placed(self.queue.placement)
         result = function.body(args, kwargs, injected)
         if inspect.isawaitable(result):
             result = await result

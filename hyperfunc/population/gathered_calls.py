@@ -129,7 +129,11 @@ class GatheredCall(Answer):
         tensors: tuple[Tensor, ...],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        super().__init__(loop)
+        # What Answer.__init__ does, without the call of it: this is made for every call of a program.
+        self.loop = loop
+        self.resolved = False
+        self.value = self.error = self.wakeup = self.context = None
+        self._asyncio_future_blocking = False
         self.run = run
         self.group = group
         self.args = args
@@ -151,14 +155,30 @@ class GatheredCall(Answer):
         function = self.group.component.function
         if not function.local_gpu:
             return function.body(self.args, self.kwargs, self.injected())
-        args, kwargs, injected = self.group.queue.placement.moved((self.args, self.kwargs, dict(self.injected())))
-        return function.body(args, kwargs, injected)
+        placement: Placement = self.group.queue.placement
+        args, kwargs = placement.moved((self.args, self.kwargs))
+        return function.body(args, kwargs, self.placed(placement))
+
+    def placed(self, placement: Placement) -> dict[str, Any]:
+        """The injected arguments on the device: tensors are moved before a parameter type hides them in an object."""
+        component: Component = self.group.component
+        function = component.function
+        names = [spec.name for spec in function.tensor_specs] + list(function.texts)
+        values = placement.moved({name: self.run.binding.value(f"{component.name}.{name}") for name in names})
+        if function.hp_type is not None:
+            values["hp"] = function.hp_type.from_tensor(values["hp"])
+        if not function.is_module:
+            values = {name: value for name, value in values.items() if name in function.accepted_injections}
+        return dict(values)
 
     def brought_home(self, result: Any) -> Any:
         """``result`` on the device that the arguments came from."""
         if not self.group.component.function.local_gpu:
             return result
-        home = self.tensors[0].device
+        tensors = [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        if not tensors:
+            return result
+        home = tensors[0].device
         return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(home), result)
 
     async def alone(self) -> Any:

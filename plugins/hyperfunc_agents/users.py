@@ -11,7 +11,7 @@ import inspect
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from hyperfunc.errors import EvaluationError
+from hyperfunc.errors import ConfigurationError, EvaluationError, MissingDependencyError
 
 __all__ = ["LLM_USER_INSTRUCTIONS", "LLMUser", "SimulatedUser", "next_message"]
 
@@ -54,23 +54,31 @@ class LLMUser:
     """A person played by a language model.
 
     Args:
-        complete: ``(prompt, seed=…) -> reply``, or ``prompt -> reply``: an async callable or a hyperfunction. Give a
-            hyperfunction whose texts are not trainable: an optimizer must not learn to make the user easier to please.
+        complete: ``(prompt, seed=…) -> reply`` or ``prompt -> reply``, both text: an async callable, a hyperfunction.
+            Give one whose parameters are not trainable: an optimizer must not learn to make the user easier to please.
+        model: the model to ask through ``hyperfunc_llm``, if there is no ``complete``.
         instructions: how to play; ``{stop}`` is where the stop word goes.
         stop: what the model replies when the person is done.
         moods: a mood is drawn by the seed, so that different seeds are different people.
+
+    Raises:
+        ConfigurationError: neither or both of ``complete`` and ``model`` are given.
+        MissingDependencyError: ``model`` is given, and ``hyperfunc_llm`` is not installed.
     """
 
     def __init__(
         self,
-        complete: Callable[..., Awaitable[str]],
+        complete: Callable[..., Awaitable[str]] | None = None,
         *,
+        model: str | None = None,
         instructions: str = LLM_USER_INSTRUCTIONS,
         stop: str = "<END>",
         moods: Sequence[str] = ("patient", "in a hurry", "chatty", "terse", "sceptical", "friendly"),
     ) -> None:
-        self._complete = complete
-        self._takes_seed = "seed" in inspect.signature(complete).parameters
+        if (complete is None) == (model is None):
+            raise ConfigurationError("LLMUser needs either complete= (a callable) or model= (a name)")
+        self._complete = complete if complete is not None else _completion_of(str(model))
+        self._takes_seed = "seed" in inspect.signature(self._complete).parameters
         self._instructions = instructions.replace("{stop}", stop)
         self._stop = stop
         self._moods = tuple(moods)
@@ -92,3 +100,16 @@ class LLMUser:
         more = {"seed": (seed + turn) % 2**31} if self._takes_seed else {}
         reply = (await self._complete(prompt, **more)).strip()
         return None if not reply or self._stop in reply else reply
+
+
+def _completion_of(model: str) -> Callable[..., Awaitable[str]]:
+    try:
+        from hyperfunc_llm import make_llm_completion
+    except ImportError as error:
+        raise MissingDependencyError("hyperfunc_llm", "llm") from error
+    call = make_llm_completion(model, name="simulated_user", optimize_hparams=False)
+
+    async def complete(prompt: str, seed: int) -> str:
+        return str((await call(prompt, seed=seed)).content)
+
+    return complete

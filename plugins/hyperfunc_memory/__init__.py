@@ -1,14 +1,22 @@
 """Memory that stays: facts, preferences, events and entities of users, found again by their text.
 
 Start with :class:`Memory`. Backends are SQLite (FTS5) and PostgreSQL (tsvector); others come through the hook
-``hyperfunc_register_memory_backends`` and are tested with :mod:`hyperfunc.testing.memory_contract`.
+``hyperfunc_register_memory_backends`` and are tested with :class:`hyperfunc.testing.MemoryBackendContract` and
+:class:`hyperfunc_memory.contract.MemoryContract`.
 """
 
 from __future__ import annotations
 
-from hyperfunc_memory.backend import BackendFactory, Match, MemoryBackend, ReadFilter, ScopeSelector
+from hyperfunc_memory.backend import BackendFactory, Match, MemoryBackend, ReadFilter, ScopeSelector, VectorBackend
+from hyperfunc_memory.embedding import Embedder
 from hyperfunc_memory.entries import MemoryEntry, MemoryType, Scope
-from hyperfunc_memory.errors import ExtractionError, MemoryInputError, MemorySchemaError, MemoryStoreError
+from hyperfunc_memory.errors import (
+    EmbeddingError,
+    ExtractionError,
+    MemoryInputError,
+    MemorySchemaError,
+    MemoryStoreError,
+)
 from hyperfunc_memory.extraction import Extractor, RuleExtractor
 from hyperfunc_memory.llm_extraction import LLMExtractor
 from hyperfunc_memory.memory import Memory
@@ -17,6 +25,8 @@ from hyperfunc_memory.sqlite_backend import SQLiteBackend
 
 __all__ = [
     "BackendFactory",
+    "Embedder",
+    "EmbeddingError",
     "ExtractionError",
     "Extractor",
     "LLMExtractor",
@@ -34,4 +44,5 @@ __all__ = [
     "SQLiteBackend",
     "Scope",
     "ScopeSelector",
+    "VectorBackend",
 ]

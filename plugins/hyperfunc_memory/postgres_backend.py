@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ try:
     from psycopg import Connection
     from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 except ImportError as _error:
-    raise MissingDependencyError("psycopg", "postgres") from _error
+    raise MissingDependencyError("psycopg", "memory") from _error
 
 from hyperfunc_memory.postgres_schema import migrate
 
@@ -181,6 +181,30 @@ class PostgresBackend:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_WRITERS_LOCK,))
             row = connection.execute("SELECT coalesce(max(id), 0) FROM memory_entries").fetchone()
         return int(row[0]) if row else 0
+
+    def put_vectors(self, model: str, vectors: Mapping[int, bytes]) -> None:
+        with self._transaction() as connection, connection.cursor() as cursor:
+            # An entry that was erased meanwhile has no row to select, and so gets no vector.
+            cursor.executemany(
+                "INSERT INTO memory_vectors SELECT id, %s, %s FROM memory_entries WHERE id = %s FOR KEY SHARE"
+                " ON CONFLICT (entry_id, model) DO UPDATE SET vector = excluded.vector",
+                [(model, vectors[entry_id], entry_id) for entry_id in sorted(vectors)],
+            )
+
+    def vectors(self, scope: Scope, model: str | None = None) -> list[tuple[int, str, bytes]]:
+        with self._transaction() as connection:
+            return connection.execute(
+                f"SELECT v.entry_id, v.model, v.vector FROM {_FROM} JOIN memory_vectors v ON v.entry_id = e.id"
+                " WHERE s.key = %(key)s AND (%(model)s::text IS NULL OR v.model = %(model)s::text) ORDER BY v.entry_id",
+                {"key": scope.key, "model": model},
+            ).fetchall()
+
+    def fetch(self, scope: Scope, ids: Sequence[int], read: ReadFilter) -> list[MemoryEntry]:
+        condition, values = _readable(read)
+        return self._select(
+            f"SELECT {ENTRY_COLUMNS} FROM {_FROM} WHERE e.id = ANY(%(ids)s) AND s.key = %(key)s AND {condition}",
+            {"ids": list(ids), "key": scope.key, **values},
+        )
 
     def close(self) -> None:
         self._pool.close()

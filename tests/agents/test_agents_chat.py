@@ -19,6 +19,7 @@ from hyperfunc.function import hyperfunction
 from hyperfunc.plugins import load_plugins, use_plugins
 from hyperfunc.scope import enter_scope
 from hyperfunc.system import HyperSystem
+from hyperfunc.testing.llm_server import LLMServer, Rule, Script
 from hyperfunc_agents import (
     ChatResponse,
     Conversation,
@@ -29,6 +30,8 @@ from hyperfunc_agents import (
     hold_conversations,
     plugin,
 )
+from hyperfunc_llm import Endpoint, LLMRuntime, use_runtime
+from hyperfunc_llm.secrets import SecretKey
 from hyperfunc_memory import Memory, MemoryEntry
 
 
@@ -219,6 +222,31 @@ async def test_a_model_plays_a_person() -> None:
         assert part in prompts[0][0]
     assert "You: Where is my parcel?\nAssistant: 0: Where is my parcel?" in prompts[1][0]
     assert prompts[1][1] == prompts[0][1] + 1
+
+
+async def test_a_model_plays_a_person_over_http() -> None:
+    rules = (
+        Rule(contains="(you begin)", content="Where is my parcel?"),
+        Rule(contains="THE CONVERSATION", content="<END>"),
+    )
+    async with LLMServer(Script(rules=rules)) as server:
+        endpoint = Endpoint(
+            model="openai/any",
+            base_url=server.base_url,
+            api_key=SecretKey("x"),
+            transport="direct",
+            input_usd=0,
+            output_usd=0,
+        )
+        with use_runtime(LLMRuntime({"person": endpoint})):
+            system = Echo()
+            result = await system.execute({"user": LLMUser(model="person"), "goal": "find the parcel"})
+        assert (result.replies, result.ended_by) == (["0: Where is my parcel?"], "user")
+        assert server.counters()["requests"] == 2
+    assert not [entry for entry in system.registry.tensor_entries() if entry.spec.trainable]
+    for wrong in ({}, {"model": "person", "complete": print}):
+        with pytest.raises(ConfigurationError, match="either"):
+            LLMUser(**wrong)  # type: ignore[arg-type]
 
 
 # Memory

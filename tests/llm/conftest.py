@@ -1,4 +1,4 @@
-"""A loopback server and a runtime for each test; ``transport`` runs a test through litellm and through the direct one."""
+"""A loopback server and a runtime for each test; ``transport`` runs a test through litellm and directly."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from hyperfunc_llm import Endpoint, LLMRequest, LLMRuntime, use_runtime
 
 from hyperfunc.testing.llm_server import LLMServer, Rule, Script
+from hyperfunc_llm import Endpoint, LLMRequest, LLMRuntime, use_runtime
 
 
 @pytest.fixture(autouse=True)
-def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def _no_configuration_from_outside(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    if request.node.get_closest_marker("live") is not None:
+        return
     monkeypatch.chdir(tmp_path)
     for name in ("OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY", "HYPERFUNC_LLM_CONFIG"):
         monkeypatch.delenv(name, raising=False)

@@ -6,6 +6,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from pydantic import BaseModel, ValidationError
+
+from hyperfunc.errors import BudgetExceededError, ConfigurationError
 from hyperfunc_llm import LLMError, classify
 from hyperfunc_llm.classification import ErrorInfo, error_for_status
 from hyperfunc_llm.errors import (
@@ -17,9 +20,6 @@ from hyperfunc_llm.errors import (
     RateLimitedError,
     TransportError,
 )
-from pydantic import BaseModel, ValidationError
-
-from hyperfunc.errors import BudgetExceededError, ConfigurationError
 
 
 class WithStatus(Exception):

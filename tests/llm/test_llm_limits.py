@@ -10,11 +10,11 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from hyperfunc_llm import AdaptiveRateLimiter, LLMRuntime
-from hyperfunc_llm.limits import AdaptivePace, EndpointRate, Gate, read_rate_headers, retry_after_s
 
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.testing.llm_server import LLMServer, Rule
+from hyperfunc_llm import AdaptiveRateLimiter, LLMRuntime
+from hyperfunc_llm.limits import AdaptivePace, EndpointRate, Gate, read_rate_headers, retry_after_s
 
 
 @pytest.mark.parametrize(
@@ -23,11 +23,14 @@ from hyperfunc.testing.llm_server import LLMServer, Rule
         ({"retry-after": "3"}, 3, 3),
         ({"retry-after": "0.25"}, 0.25, 0.25),
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25, 0.25),
-        ({"retry-after": formatdate(time.time() + 30, usegmt=True)}, 25, 30),
-        ({"retry-after": formatdate(time.time() - 30, usegmt=True)}, 0, 0),
+        ({"retry-after": "in 30"}, 25, 30),
+        ({"retry-after": "in -30"}, 0, 0),
     ],
 )
 def test_retry_after(headers: dict[str, str], low: float, high: float) -> None:
+    if headers["retry-after"].startswith("in "):
+        moment = time.time() + float(headers["retry-after"].removeprefix("in "))
+        headers = {"retry-after": formatdate(moment, usegmt=True)}
     seconds = retry_after_s(headers)
     assert seconds is not None
     assert low <= seconds <= high
@@ -101,6 +104,13 @@ def test_pace_does_not_grow_while_idle() -> None:
     pace.succeeded(1000.0)
     assert pace.rate is not None
     assert pace.rate < before * 1.1
+
+
+async def served(done: Callable[[], bool]) -> None:
+    """Wait until the server (in this event loop) has seen it."""
+    async with asyncio.timeout(10):
+        while not done():  # noqa: ASYNC110 - nothing tells when the server counts
+            await asyncio.sleep(0.001)
 
 
 async def test_configured_rpm_has_one_second_of_burst() -> None:
@@ -224,7 +234,7 @@ async def test_one_429_pauses_fifty_workers_once(
     play(Rule(contains="item 20 ", fault="status", status=429, retry_after=retry_after, times=1, latency_s=0.0),
          latency_s=0.05)  # fmt: skip
     runtime = make_runtime(start_window=50)
-    results = await asyncio.gather(*(ask(runtime, f"item {i} ") for i in range(150)), return_exceptions=True)
+    results = await asyncio.gather(*(ask(runtime, f"item {i} ") for i in range(90)), return_exceptions=True)
     assert all(not isinstance(r, BaseException) for r in results)
     times = server.arrivals()
     ((rejected_at, _),) = times["rejections"]
@@ -235,7 +245,7 @@ async def test_one_429_pauses_fifty_workers_once(
     assert not [t for t in arrivals if start + 0.03 < t < end]
     after = sorted(t for t in arrivals if t >= end)
     assert sum(t < after[0] + 0.045 for t in after) <= 2  # the first round trip after the pause
-    assert server.counters()["statuses"] == {"200": 150, "429": 1}
+    assert server.counters()["statuses"] == {"200": 90, "429": 1}
     assert rejected_at < end
 
 
@@ -245,8 +255,7 @@ async def test_the_pause_outlives_the_one_who_reported_it(
     play(Rule(contains="first", fault="status", status=429, retry_after="0.3", times=1))
     runtime = make_runtime()
     reporter = asyncio.create_task(ask(runtime, "first"))
-    while not server.arrivals()["rejections"]:
-        await asyncio.sleep(0.001)
+    await served(lambda: bool(server.arrivals()["rejections"]))
     ((rejected_at, _),) = server.arrivals()["rejections"]
     await asyncio.sleep(0.02)
     reporter.cancel()
