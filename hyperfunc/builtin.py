@@ -42,4 +42,4 @@ def hyperfunc_register_scorers(register: Register) -> None:
 
 @hookimpl
 def hyperfunc_register_cli_commands(register: Register) -> None:
-    register("plugins", "hyperfunc.cli.plugins:app")
+    register("plugins", "hyperfunc.cli.plugins:app", summary="List, check and start plugins.")

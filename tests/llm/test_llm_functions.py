@@ -47,7 +47,7 @@ async def test_a_system_sends_its_parameters_and_prompt(server: LLMServer, runti
     ask = make_llm_completion("m", system_prompt="You are brief.", top_k=3)
 
     class Asking(HyperSystem):
-        async def run(self, question: str) -> str:
+        async def run(self, question: str) -> Any:
             return (await ask(question, seed=7)).content
 
     system = Asking()
@@ -74,7 +74,7 @@ async def test_outputs_reach_the_next_request_verbatim(server: LLMServer, runtim
     second = make_llm_completion("m", name="second")
 
     class Chain(HyperSystem):
-        async def run(self, text: str) -> str:
+        async def run(self, text: str) -> Any:
             summary = await first(text)
             return (await second(f"Analyze:\n{summary}")).content
 
@@ -82,7 +82,7 @@ async def test_outputs_reach_the_next_request_verbatim(server: LLMServer, runtim
     assert not [b for b in server.bodies() if "Value(" in b or "Traced" in b or "coroutine" in b or "<call" in b]
 
     class Forgetful(HyperSystem):
-        async def run(self, text: str) -> str:
+        async def run(self, text: str) -> Any:
             return (await second(f"Analyze:\n{first(text)}")).content
 
     with pytest.raises(ExecutionError, match="await first"):
@@ -122,7 +122,7 @@ async def test_retries_and_timeout_become_budgets(server: LLMServer, play: Play,
     assert server.counters()["requests"] == 6
 
     @llm_hyperfunction(retries=0, timeout_s=30)
-    async def user_function(question: str) -> str:
+    async def user_function(question: str) -> Any:
         return (await llm_completion("m", question)).content
 
     with pytest.raises(TransportError):
@@ -137,7 +137,7 @@ async def test_a_plain_retry_outside_does_not_multiply(server: LLMServer, play: 
     play(Rule(fault="status", status=500))
 
     @hyperfunction(retries=5)
-    async def outer(question: str) -> str:
+    async def outer(question: str) -> Any:
         return (await llm_completion("m", question, retries=1)).content
 
     with pytest.raises(TransportError):

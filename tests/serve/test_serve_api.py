@@ -205,6 +205,31 @@ async def test_litellm_sync_async_and_streaming(url: str, model: LocalModel, mon
     assert whole.usage.completion_tokens == 12
 
 
+@pytest.mark.parametrize("transport", ["direct", "litellm"])
+async def test_our_own_runtime_uses_the_server_as_an_endpoint(
+    url: str, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    from hyperfunc_llm import Endpoint, InvalidRequestError, LLMRequest, LLMRuntime
+
+    endpoint = Endpoint.connection(api_key="none", base_url=f"{url}/v1").over(
+        Endpoint(model="openai/demo", transport=transport, input_usd=0, output_usd=0, params=GREEDY)
+    )
+    async with LLMRuntime({"local": endpoint}) as runtime:
+        request = LLMRequest(USER, {"max_tokens": 12})
+        answers = await asyncio.gather(*(runtime.complete("local", request) for _ in range(8)))
+        expected = httpx.post(
+            f"{url}/v1/chat/completions", json={"messages": USER, "max_tokens": 12, **GREEDY}, timeout=30
+        ).json()
+        assert {a.content for a in answers} == {expected["choices"][0]["message"]["content"]}
+        assert answers[0].spent.output_tokens == 12
+        pieces = [chunk async for chunk in runtime.stream("local", request)]
+        assert "".join(c.content for c in pieces) == answers[0].content
+        assert len(pieces) > 3
+        with pytest.raises(InvalidRequestError, match="temperature"):
+            await runtime.complete("local", LLMRequest(USER, {"temperature": 7}))
+
+
 # --- batching and streaming ----------------------------------------------------------------------------------------
 
 
