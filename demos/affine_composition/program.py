@@ -1,4 +1,4 @@
-"""A system that holds two others: the same program twice, each with parameters of its own. Knows nothing of training."""
+"""A system that holds two others: one program twice, each with parameters of its own. Knows nothing of training."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def program(body: Callable[..., Awaitable[Any]], **options: Any) -> HyperSystem:
 
 
 @hyperfunction(hp_type=NUMBER, optimize_hparams=True)
-async def scaled(x: Tensor, hp: Any) -> Tensor:
+async def scaled(x: Tensor, hp: Any) -> Any:
     return (x @ hp.weight.T).squeeze(-1)
 
 
@@ -166,7 +166,8 @@ async def test_arguments_take_their_own_time() -> None:
     async def quick(x: int) -> int:
         return x + 1
 
-    assert await quick(slow()) == 2
+    argument: Any = slow()
+    assert await quick(argument) == 2
 
 
 async def test_a_timeout_of_its_own() -> None:
@@ -453,7 +454,7 @@ async def test_concurrent_runs_are_apart() -> None:
         await asyncio.sleep(0)
         return float(x * hp.weight)
 
-    async def body(x: Tensor) -> float:
+    async def body(x: Tensor) -> Any:
         return await limited(x) + await limited(x)
 
     system = program(body)
@@ -543,9 +544,8 @@ async def test_a_failing_step() -> None:
         background.append(asyncio.ensure_future(waits(ended)))
         await asyncio.sleep(0)
 
-    with episode_plugin():
-        with pytest.raises(ValueError, match="step 1"):
-            await episodes(body).execute({"steps": 3})
+    with episode_plugin(), pytest.raises(ValueError, match="step 1"):
+        await episodes(body).execute({"steps": 3})
     assert ended == ["ended"]
     assert background[0].cancelled()
 
@@ -626,14 +626,16 @@ def test_cancelling_an_evaluation() -> None:
     waits = hyperfunction(for_ever)
 
     async def cancel() -> None:
+        all_started = asyncio.Barrier(4 + 1)
+
         async def body(x: Tensor) -> None:
+            await all_started.wait()
             await waits(ended)
 
         system = program(body)
         system.registry.discovered = True  # the first run, which looks for components, would wait for ever
         task = asyncio.ensure_future(system.evaluate(numbers(4), count_of))
-        while len(asyncio.all_tasks()) < 2 + 4:  # this one, the evaluation, and its runs
-            await asyncio.sleep(0)
+        await asyncio.wait_for(all_started.wait(), NEVER)
         await asyncio.sleep(SOON)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -669,7 +671,7 @@ async def test_max_calls_in_a_population() -> None:
         made.append(1)
         return x
 
-    async def body(x: Tensor) -> Tensor:
+    async def body(x: Tensor) -> Any:
         return await scaled(await limited(x))
 
     system = program(body, system_optimizer=small())
@@ -705,7 +707,7 @@ async def test_limits_prevent_lifting() -> None:
     for kind in ("timeout_s", "retries", "max_calls", "text"):
         limited = limited_component(kind, [])
 
-        async def body(x: Tensor, limited: Any = limited) -> Tensor:
+        async def body(x: Tensor, limited: Any = limited) -> Any:
             return await scaled(await limited(x))
 
         result = await program(body, system_optimizer=small()).optimize(numbers(), "mean-squared-error")
@@ -719,7 +721,7 @@ async def test_a_refused_lift_has_paid_nothing() -> None:
     made: list[int] = []
     limited = limited_component("max_calls", made)
 
-    async def body(x: Tensor) -> Tensor:
+    async def body(x: Tensor) -> Any:
         return await scaled(await limited(x))
 
     system = program(body)
@@ -740,7 +742,7 @@ async def test_limits_beside_kernels() -> None:
             raise ValueError("the first attempt of every call")
         return x
 
-    async def body(x: Tensor) -> Tensor:
+    async def body(x: Tensor) -> Any:
         return await scaled(await limited(x))
 
     system = program(body)
@@ -765,7 +767,7 @@ async def test_limits_from_settings_and_lifting() -> None:
     attempts: list[int] = []
 
     @hyperfunction(hp_type=NUMBER, optimize_hparams=True)
-    async def flaky(x: Tensor, hp: Any) -> Tensor:
+    async def flaky(x: Tensor, hp: Any) -> Any:
         attempts.append(1)
         if len(attempts) % 2:
             raise ValueError("the first attempt of every call")
@@ -803,7 +805,7 @@ async def test_the_order_of_limits() -> None:
     attempts, body = failing(99, lambda n: ValueError(f"attempt {n}"))
     plain, declared = hyperfunction(body), hyperfunction(retries=5, name="declared")(body)
     context, bound_level, call = Settings(retries=1), Settings(retries=2), Settings(retries=3)
-    everywhere = {"attempts": attempts, "context": context, "bound": bound_level, "call": call}
+    everywhere: dict[str, Any] = {"attempts": attempts, "context": context, "bound": bound_level, "call": call}
     assert await attempts_made(declared.with_options(retries=6), **everywhere) == 7
     assert await attempts_made(declared, **everywhere) == 6
     assert await attempts_made(plain, **everywhere) == 4
@@ -854,9 +856,8 @@ async def test_the_end_of_a_context() -> None:
     """A context ends with its block, also for `async with` and when the block raises."""
     default = resolve_settings()
     settings = Settings(retries=4)
-    with pytest.raises(ValueError, match="inside"):
-        with settings, settings:  # the same object twice is two levels
-            raise ValueError("inside")
+    with pytest.raises(ValueError, match="inside"), settings, settings:  # the same object twice is two levels
+        raise ValueError("inside")
     assert resolve_settings() == default
     async with settings:
         assert resolve_settings().retries == 4
