@@ -43,3 +43,8 @@ def hyperfunc_register_scorers(register: Register) -> None:
 @hookimpl
 def hyperfunc_register_cli_commands(register: Register) -> None:
     register("plugins", "hyperfunc.cli.plugins:app")
+    register("runs", "hyperfunc.cli.runs:app")
+    register("report", "hyperfunc.cli.runs_report:report")
+    register("graph", "hyperfunc.cli.runs_report:graph")
+    register("replay", "hyperfunc.cli.runs_replay:replay")
+    register("resume", "hyperfunc.cli.runs_replay:resume")
