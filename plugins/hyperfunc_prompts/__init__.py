@@ -1,0 +1,60 @@
+"""Prompt learning: signatures, proposers of better texts, and the one test by which a proposal is accepted.
+
+Names are imported at first use (PEP 562), so that loading the plugin imports neither torch nor a provider's SDK.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyperfunc_prompts.adapters import Adapter, ChatAdapter, JSONAdapter
+    from hyperfunc_prompts.errors import (
+        ProposalRefusedError,
+        ReflectorOutageError,
+        SignatureError,
+        UnusableProposalError,
+    )
+    from hyperfunc_prompts.noop import NoOpPromptOptimizer
+    from hyperfunc_prompts.predict import Predict, Prediction
+    from hyperfunc_prompts.signatures import InputField, OutputField, Signature
+
+__all__ = [
+    "Adapter",
+    "ChatAdapter",
+    "InputField",
+    "JSONAdapter",
+    "NoOpPromptOptimizer",
+    "OutputField",
+    "Predict",
+    "Prediction",
+    "ProposalRefusedError",
+    "ReflectorOutageError",
+    "Signature",
+    "SignatureError",
+    "UnusableProposalError",
+]
+
+_HOMES = {
+    "Adapter": "adapters",
+    "ChatAdapter": "adapters",
+    "JSONAdapter": "adapters",
+    "ProposalRefusedError": "errors",
+    "ReflectorOutageError": "errors",
+    "SignatureError": "errors",
+    "UnusableProposalError": "errors",
+    "NoOpPromptOptimizer": "noop",
+    "Predict": "predict",
+    "Prediction": "predict",
+    "InputField": "signatures",
+    "OutputField": "signatures",
+    "Signature": "signatures",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
