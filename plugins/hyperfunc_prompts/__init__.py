@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hyperfunc_prompts.acceptance import AcceptanceTest, check_form
     from hyperfunc_prompts.adapters import Adapter, ChatAdapter, JSONAdapter
     from hyperfunc_prompts.errors import (
         ProposalRefusedError,
@@ -16,27 +17,41 @@ if TYPE_CHECKING:
         SignatureError,
         UnusableProposalError,
     )
+    from hyperfunc_prompts.learning import PromptLearningOptimizer
     from hyperfunc_prompts.noop import NoOpPromptOptimizer
+    from hyperfunc_prompts.pool import Candidate, CandidatePool
     from hyperfunc_prompts.predict import Predict, Prediction
+    from hyperfunc_prompts.reflection import Complete, Reply
+    from hyperfunc_prompts.search import PromptSearchResult
     from hyperfunc_prompts.signatures import InputField, OutputField, Signature
 
 __all__ = [
+    "AcceptanceTest",
     "Adapter",
+    "Candidate",
+    "CandidatePool",
     "ChatAdapter",
+    "Complete",
     "InputField",
     "JSONAdapter",
     "NoOpPromptOptimizer",
     "OutputField",
     "Predict",
     "Prediction",
+    "PromptLearningOptimizer",
+    "PromptSearchResult",
     "ProposalRefusedError",
     "ReflectorOutageError",
+    "Reply",
     "Signature",
     "SignatureError",
     "UnusableProposalError",
+    "check_form",
 ]
 
 _HOMES = {
+    "AcceptanceTest": "acceptance",
+    "check_form": "acceptance",
     "Adapter": "adapters",
     "ChatAdapter": "adapters",
     "JSONAdapter": "adapters",
@@ -44,9 +59,15 @@ _HOMES = {
     "ReflectorOutageError": "errors",
     "SignatureError": "errors",
     "UnusableProposalError": "errors",
+    "PromptLearningOptimizer": "learning",
     "NoOpPromptOptimizer": "noop",
+    "Candidate": "pool",
+    "CandidatePool": "pool",
     "Predict": "predict",
     "Prediction": "predict",
+    "Complete": "reflection",
+    "Reply": "reflection",
+    "PromptSearchResult": "search",
     "InputField": "signatures",
     "OutputField": "signatures",
     "Signature": "signatures",

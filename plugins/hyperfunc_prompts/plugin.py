@@ -10,6 +10,7 @@ __all__: list[str] = []
 @hookimpl
 def hyperfunc_register_prompt_optimizers(register: Register) -> None:
     for name, target in {
+        "prompt-learning": "learning:PromptLearningOptimizer",
         "noop": "noop:NoOpPromptOptimizer",
     }.items():
         register(name, f"hyperfunc_prompts.{target}")
