@@ -109,11 +109,8 @@ async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tupl
         The position of the first example that could be run, and what was called; ``None`` if none was run.
     """
     registry = system.registry
-<<<<<<< HEAD
     _check_ready(registry)
-=======
     found: tuple[int, Tape] | None = None
->>>>>>> refs/heads/durable2
     if registry.discovered:
         return found
     for position, example in enumerate(examples[:_DISCOVERY_RUNS]):
@@ -126,16 +123,13 @@ async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tupl
         if any(c.suspended or (c.function in functions and functions[c.function].performs_io) for c in tape):
             break
     registry.discovered = True
-<<<<<<< HEAD
     _check_ready(registry)
+    return found
 
 
 def _check_ready(registry: Registry) -> None:
     for function in registry.all_components().values():
         function.check_ready()
-=======
-    return found
->>>>>>> refs/heads/durable2
 
 
 async def evaluate_members(
