@@ -319,7 +319,8 @@ def test_half_precision_populations_generate_and_score(dtype: torch.dtype) -> No
     half = LocalModel(model.config, {n: w.to(dtype) for n, w in model.weights.items()})
     block = members_of(half, 3)
     answers = half.generate(prompts(4), GREEDY, members=block, max_rows=6)
-    assert all(1 <= len(a.tokens) <= 14 for own in answers for a in own)
+    assert all(a.finish in ("stop", "length") for own in answers for a in own)
+    assert max(len(a.tokens) for own in answers for a in own) > 3
     exact = model.score(prompts(4), [[4, 5]] * 4, members=members_of(model, 3)).total
     rough = half.score(prompts(4), [[4, 5]] * 4, members=block).total
     assert rough.dtype == torch.float32

@@ -24,6 +24,8 @@ from hyperfunc_serve.settings import ServerSettings
 
 openai = pytest.importorskip("openai")
 
+# litellm 1.91 reads fields of its models in a way that pydantic 2.11 deprecates.
+LITELLM_WARNING = pytest.mark.filterwarnings("ignore:Accessing the .model_")
 GREEDY = {"temperature": 0.0}
 USER = [{"role": "user", "content": "hello"}]
 
@@ -183,6 +185,7 @@ async def test_the_async_client_and_several_models(url: str) -> None:
         assert texts[2 * i + 1] == expected_text(demo_model(hidden=32, seed=1), f"p{i}", 8)
 
 
+@LITELLM_WARNING
 async def test_litellm_sync_async_and_streaming(url: str, model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     litellm = pytest.importorskip("litellm")
@@ -205,6 +208,7 @@ async def test_litellm_sync_async_and_streaming(url: str, model: LocalModel, mon
     assert whole.usage.completion_tokens == 12
 
 
+@LITELLM_WARNING
 @pytest.mark.parametrize("transport", ["direct", "litellm"])
 async def test_our_own_runtime_uses_the_server_as_an_endpoint(
     url: str, transport: str, monkeypatch: pytest.MonkeyPatch
