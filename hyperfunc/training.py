@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from hyperfunc.budget import Budget
-from hyperfunc.durable import RunIdentity, open_durable_run, open_journal
+from hyperfunc.durable import DurableRun, RunIdentity, open_durable_run, open_journal
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, NoOpSystemOptimizer
 from hyperfunc.evolution.space import ParameterGroup
@@ -100,23 +100,42 @@ class OptimizeArguments:
         )
 
 
-async def discover(system: TrainableSystem, examples: Sequence[Example]) -> None:
+async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tuple[int, Tape] | None:
     """Let components register themselves: run the program on one example, or on a few where that costs nothing.
 
     A run that raises is no reason to stop here; whoever evaluates will hear of it.
+
+    Returns:
+        The position of the first example that could be run, and what was called; ``None`` if none was run.
     """
     registry = system.registry
+<<<<<<< HEAD
+    _check_ready(registry)
+=======
+    found: tuple[int, Tape] | None = None
+>>>>>>> refs/heads/durable2
     if registry.discovered:
-        return
-    for example in examples[:_DISCOVERY_RUNS]:
+        return found
+    for position, example in enumerate(examples[:_DISCOVERY_RUNS]):
         try:
             _, tape = await system.record(example.inputs)
         except Exception:
             continue
+        found = found or (position, tape)
         functions = registry.all_components()
         if any(c.suspended or (c.function in functions and functions[c.function].performs_io) for c in tape):
             break
     registry.discovered = True
+<<<<<<< HEAD
+    _check_ready(registry)
+
+
+def _check_ready(registry: Registry) -> None:
+    for function in registry.all_components().values():
+        function.check_ready()
+=======
+    return found
+>>>>>>> refs/heads/durable2
 
 
 async def evaluate_members(
@@ -185,7 +204,7 @@ async def optimize_system_tensors(
         journal = stack.enter_context(open_journal(arguments.journal)) if arguments.is_durable else None
         store = current_scope().store if journal is None else journal.call_store()
         with enter_scope(budget=arguments.budget, store=store, evaluating=True):  # the first run may cost something
-            await discover(system, train)
+            traced = await discover(system, train)
         entries = select_entries(system.registry.tensor_entries(), only=arguments.only, freeze=arguments.freeze)
         if isinstance(optimizer, NoOpSystemOptimizer) or not entries:
             return OptimizeResult(system.theta, math.nan, math.nan, History(), "nothing to optimize")
@@ -198,6 +217,8 @@ async def optimize_system_tensors(
             durable = await stack.enter_async_context(
                 open_durable_run(journal, identity, resume=arguments.resume, budget=arguments.budget)
             )
+            if durable.point is None:
+                await _record_trace(system, durable, traced, train, budget=arguments.budget)
         settings = resolve_settings(arguments.settings, system.settings)
         known = set(system.registry.all_components())
         runner = stack.enter_context(PopulationRunner(system.program(None, arguments.settings), settings))
@@ -220,6 +241,26 @@ async def optimize_system_tensors(
         note = f"first called during the run and therefore not optimized: {', '.join(late)}; register them before"
         result = replace(result, notes=(*result.notes, note))
     return result
+
+
+async def _record_trace(
+    system: TrainableSystem,
+    durable: DurableRun,
+    traced: tuple[int, Tape] | None,
+    train: Sequence[Example],
+    *,
+    budget: Budget | None,
+) -> None:
+    """Keep what one run of the program calls, for the call graph: the first run that there was, or else one more."""
+    if traced is None:
+        store = durable.journal.call_store(durable.handle)
+        with enter_scope(budget=budget, store=store, evaluating=True):
+            try:
+                _, tape = await system.record(train[0].inputs)
+            except Exception:
+                return  # the population will meet it too, and say so
+        traced = (0, tape)
+    await durable.journal.record_trace(durable.handle, traced[1], example=str(traced[0]), label="initial")
 
 
 def _identity(

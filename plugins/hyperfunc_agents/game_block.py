@@ -1,8 +1,8 @@
 """A block of members playing all its episodes at once: ``run`` is lifted once per step over members × episodes.
 
-Lanes are numbered member by member: lane = member · episodes + episode. A kernel always has the shape of its block, also
-when most episodes are over, so that nobody's bits depend on how long the others last. Knows nothing of strategies or of
-how the choice between lifted and gathered is made.
+Lanes are numbered member by member: lane = member · episodes + episode. A kernel always has the shape of its block,
+also when most episodes are over, so that nobody's bits depend on how long the others last. Knows nothing of strategies
+or of how the choice between lifted and gathered is made.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ __all__ = ["GameBlocks"]
 
 STEPS_PER_KERNEL = 16
 """Actions that a tensor environment takes between two looks at who is still playing."""
-
-Axes = tuple[int, ...]
 
 
 class GameBlocks:
@@ -252,10 +250,11 @@ class _Play:
         rows = zip(*(column.flatten().tolist() for column in columns), strict=True)
         leaves, structure = pytree.tree_flatten(seen)
         final = zip(*(leaf.unbind() for leaf in leaves), strict=True)
-        return {
-            divmod(lane, self.episodes): EpisodeResult(*row, pytree.tree_unflatten(list(last), structure))
-            for lane, (row, last) in enumerate(zip(rows, final, strict=True))
-        }
+        results: dict[tuple[int, int], EpisodeResult | Exception] = {}
+        for lane, ((total, steps, done, truncated), last) in enumerate(zip(rows, final, strict=True)):
+            observation = pytree.tree_unflatten(list(last), structure)
+            results[divmod(lane, self.episodes)] = EpisodeResult(total, steps, done, truncated, observation)
+        return results
 
 
 def _shared(tensors: Sequence[Any], members: int) -> Any:

@@ -1,8 +1,8 @@
 """CartPole as a tensor environment: the equations and limits of gymnasium's CartPole-v1, in float32.
 
 Barto, Sutton & Anderson 1983 (doi:10.1109/TSMC.1983.6313077); equations of motion as corrected by Florian
-(coneural.org/florian/papers/05_cart_pole.pdf). Starting states come from torch's generator, not from numpy's: an episode
-of one seed is another one than gymnasium's.
+(coneural.org/florian/papers/05_cart_pole.pdf). Starting states come from torch's generator, not from numpy's: an
+episode of one seed is another one than gymnasium's.
 """
 
 from __future__ import annotations

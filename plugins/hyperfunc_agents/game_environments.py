@@ -62,8 +62,11 @@ def resolve_environment(environment: Any) -> TensorEnvironment | str | Callable[
     if inspect.isclass(environment) and issubclass(environment, TensorEnvironment):
         made: TensorEnvironment = environment()
         return made
-    if isinstance(environment, TensorEnvironment) or callable(environment):
+    if isinstance(environment, TensorEnvironment):
         return environment
+    if callable(environment):
+        factory: Callable[[int], Any] = environment
+        return factory
     raise ConfigurationError(
         "env: expected a gymnasium id, a registered name, a factory (seed) -> environment or a TensorEnvironment, "
         f"got {environment!r}"

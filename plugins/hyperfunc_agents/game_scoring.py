@@ -90,6 +90,6 @@ def summarize_returns(results: Sequence[EpisodeResult], *, confidence: float = 0
 def _episode(output: Any) -> EpisodeResult:
     if not isinstance(output, EpisodeResult):
         raise EvaluationError(
-            f"expected an EpisodeResult, got {type(output).__name__}; episode returns score systems of agent_type 'game'"
+            f"expected an EpisodeResult, got {type(output).__name__}; set agent_type = 'game' on the system"
         )
     return output

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -109,7 +110,7 @@ class SeparateLanes:
         self._seeds = seeds
         self._keys: list[Hashable] = [source if isinstance(source, str) else (source, seed) for seed in seeds]
         self._environments: list[SingleEnvironment] = [
-            pool.take(key, lambda seed=seed: SingleEnvironment(source, seed))
+            pool.take(key, partial(SingleEnvironment, source, seed))
             for key, seed in zip(self._keys, seeds, strict=True)
         ]
         self._seen: list[Any] = []

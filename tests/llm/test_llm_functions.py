@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from hyperfunc.errors import BudgetExceededError, ConfigurationError, ExecutionError
+from hyperfunc.evaluation import Example
 from hyperfunc.function import hyperfunction
 from hyperfunc.scope import enter_scope
 from hyperfunc.settings import Settings
@@ -28,6 +29,7 @@ from hyperfunc_llm import (
     OutputValidationError,
     ToolLoopError,
     TransportError,
+    UnknownAliasError,
     image_part,
     llm_completion,
     llm_hyperfunction,
@@ -336,3 +338,25 @@ async def test_an_empty_reply_says_why(server: LLMServer, play: Play, runtime: L
     play(Rule(fault="empty", finish_reason="length"))
     with pytest.raises(EmptyResponseError, match="'length'"):
         await llm_completion("m", "x")
+
+
+async def test_a_missing_alias_fails_before_an_optimization_has_called_anything() -> None:
+    calls: list[str] = []
+
+    @llm_hyperfunction(aliases=("fast",))
+    async def summarise(text: str) -> str:
+        calls.append(text)
+        return text
+
+    class Program(HyperSystem):
+        async def run(self, text: str) -> str:
+            return await summarise(text)
+
+    system = Program()
+    system.register_hyperfunction(summarise)
+    examples = [Example({"text": "a"}, "a")]
+    with pytest.raises(UnknownAliasError, match="fast"):
+        await system.evaluate(examples, "exact-match")
+    with pytest.raises(UnknownAliasError, match="fast"):
+        await system.optimize(examples, "exact-match")
+    assert calls == []

@@ -218,9 +218,9 @@ async def test_our_own_runtime_uses_the_server_as_an_endpoint(
     async with LLMRuntime({"local": endpoint}) as runtime:
         request = LLMRequest(USER, {"max_tokens": 12})
         answers = await asyncio.gather(*(runtime.complete("local", request) for _ in range(8)))
-        expected = httpx.post(
-            f"{url}/v1/chat/completions", json={"messages": USER, "max_tokens": 12, **GREEDY}, timeout=30
-        ).json()
+        body = {"messages": USER, "max_tokens": 12, **GREEDY}
+        async with httpx.AsyncClient(timeout=30) as client:
+            expected = (await client.post(f"{url}/v1/chat/completions", json=body)).json()
         assert {a.content for a in answers} == {expected["choices"][0]["message"]["content"]}
         assert answers[0].spent.output_tokens == 12
         pieces = [chunk async for chunk in runtime.stream("local", request)]
