@@ -12,7 +12,7 @@ from hyperfunc import Accuracy, CrossEntropy, ESHybridSystemOptimizer, Example, 
 TEST = draw_examples(450, seed=3)
 
 
-async def train(system: ShapeClassifier, steps: int = 300, seed: int = 0) -> OptimizeResult:
+async def train(system: ShapeClassifier, steps: int = 500, seed: int = 0) -> OptimizeResult:
     """Evolve features and heads together, on the log-likelihood of the combined answer."""
     system.system_optimizer = ESHybridSystemOptimizer(steps=steps, pop_size=64, sigma=0.1, lr=0.2)
     return await system.optimize(
@@ -45,7 +45,7 @@ async def main(steps: int, seed: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Evolve a classifier of colours and shapes from random weights.")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     asyncio.run(main(arguments.steps, arguments.seed))

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import hyperfunc_agents.plugin
 from hyperfunc import ESHybridSystemOptimizer, Example, HyperSystem, LoRAWeight, Settings, hyperfunction
 from hyperfunc.errors import (
     CallLimitError,
@@ -32,6 +33,7 @@ from hyperfunc.plugins import load_plugins, use_plugins
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.population.members import DenseMembers
 from hyperfunc.settings import resolve_settings
+from hyperfunc_agents import TensorCartPole
 
 PAGE = Path(__file__).parents[2] / "docs" / "calls.md"
 SOON = 0.02  # seconds: a deadline that is meant to pass
@@ -503,15 +505,37 @@ async def test_max_calls_over_an_episode() -> None:
     """`max_calls` counts over a whole conversation or episode, not anew for every message or step."""
 
     @hyperfunction(max_calls=3)
-    async def limited(step: int) -> int:
+    async def limited(step: Any) -> Any:
         return step
 
-    with episode_plugin():
-        system = episodes(lambda step: limited(step))
-        assert await system.execute({"steps": 3}) == [0, 1, 2]
-        assert await system.execute({"steps": 3}) == [0, 1, 2]
-        with pytest.raises(CallLimitError):
-            await system.execute({"steps": 4})
+    class Chat(HyperSystem):
+        agent_type = "chat"
+
+        async def run(self, message: str) -> str:
+            return str(await limited(message))
+
+    class Game(HyperSystem):
+        agent_type = "game"
+
+        async def run(self, observation: Tensor) -> int:
+            await limited(observation)
+            return 0
+
+    agents = load_plugins([("agents", hyperfunc_agents.plugin), ("episode", EpisodePlugin())], entry_points=False)
+    talks: list[dict[str, Any]] = [{"conversation": ["hello"] * turns} for turns in (3, 3, 4)]
+    games: list[dict[str, Any]] = [{"env": TensorCartPole(), "seed": 0, "max_steps": steps} for steps in (3, 3, 4)]
+    own: list[dict[str, Any]] = [{"steps": steps} for steps in (3, 3, 4)]
+    systems: list[tuple[HyperSystem, list[dict[str, Any]]]] = [
+        (Chat(), talks),
+        (Game(), games),
+        (episodes(lambda step: limited(step)), own),
+    ]
+    with use_plugins(agents):
+        for system, (short, again, long) in systems:
+            await system.execute(short)
+            await system.execute(again)
+            with pytest.raises(CallLimitError):
+                await system.execute(long)
 
 
 async def test_timeouts_and_retries_in_an_episode() -> None:
