@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from hyperfunc_otlp.exporter import ExportError, OTLPExporter
+from typing import TYPE_CHECKING
+
+from hyperfunc.lazy import lazy_names
+
+if TYPE_CHECKING:  # what the table below says, for type checkers and editors
+    from hyperfunc_otlp.exporter import ExportError, OTLPExporter
 
 __all__ = ["ExportError", "OTLPExporter"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "hyperfunc_otlp.exporter": ("ExportError", "OTLPExporter"),
+    },
+)
