@@ -2,6 +2,7 @@
 
 python benchmarks/peers/evotorch_cartpole.py SEED EPISODES SOLVED MOST_GENERATIONS
 
+EvoTorch resets its environments without a seed, so that a run is not repeated exactly.
 Prints JSON: seconds of wall clock and CPU, environment steps, generations, last mean.
 """
 
@@ -18,9 +19,7 @@ torch.set_num_threads(1)
 logging.disable(logging.INFO)
 seed, episodes, solved, most = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 torch.manual_seed(seed)
-problem = GymNE(
-    "CartPole-v1", "Linear(obs_length, 16) >> Tanh() >> Linear(16, act_length)", num_episodes=episodes, seed=seed
-)
+problem = GymNE("CartPole-v1", "Linear(obs_length, 16) >> Tanh() >> Linear(16, act_length)", num_episodes=episodes)
 searcher = PGPE(
     problem, popsize=40, radius_init=4.5, center_learning_rate=0.4, stdev_learning_rate=0.1, optimizer="clipup"
 )

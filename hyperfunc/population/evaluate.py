@@ -303,7 +303,7 @@ class PopulationRunner:
             size = next(iter(block.values())).size if block else 1
             return reduce(index, executor.run_block(program, block, batch.inputs, runner, proof=proof(index, size)))
 
-        results = await self._workers.map(work, blocks, at_once=self._workers.count)
+        results = await self._workers.map(work, blocks, at_once=self._at_once(ask, blocks, batch))
         self._lifted_runs += 1
         return results
 
