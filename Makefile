@@ -40,6 +40,9 @@ bench: $(STAMP)  ## The benchmarks behind docs/benchmarks.md (minutes; peers are
 integration: $(STAMP)  ## What needs a browser, a database server, a viewer: fails where one is missing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m integration --require-integration --require-postgres $(PYTEST_ARGS)
 
+reliability: $(STAMP)  ## kill -9 at a hundred random moments of runs with tensors and model calls (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability -m "reliability or slow" $(PYTEST_ARGS)
+
 wheel: $(STAMP)  ## Build the wheel and run the tests from it, outside the checkout
 	$(BIN)/python -m build --wheel --outdir dist .
 

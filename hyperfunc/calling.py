@@ -151,7 +151,7 @@ def _make(
         component = frame.prefix + frame.scope.component_name(function)
         binding = frame.binding
         binding.check_open(component)
-        if binding.route is not None and tape is None:
+        if binding.route is not None and (tape is None or tape.batches_first):
             routed = binding.route(function, component, args, kwargs)
             if routed is not None:
                 return (yield from routed.__await__())

@@ -5,7 +5,6 @@ A member one of whose runs raised has no fitness (NaN): it is dropped, and count
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,14 @@ from hyperfunc.errors import BudgetError, EvaluationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evaluation.metrics import metric_score
 from hyperfunc.evaluation.results import ScoreResult, mean_score
-from hyperfunc.evaluation.scoring import Scorer, as_tensor_scorer, score_all, score_batch, score_members
+from hyperfunc.evaluation.scoring import (
+    Scorer,
+    as_tensor_scorer,
+    is_asynchronous,
+    score_all,
+    score_batch,
+    score_members,
+)
 from hyperfunc.evaluation.tensors import stack_values
 from hyperfunc.plugins import current_plugins
 from hyperfunc.population.outcomes import BlockOutcome
@@ -65,7 +71,7 @@ class Fitness:
         self._scorer: Scorer | None = metric if hasattr(metric, "score") else None
         if self._scorer is None and not callable(metric):
             raise EvaluationError(
-                f"a metric must be a function (predictions, expected) -> float or a scorer with .score(), got {metric!r}"
+                f"a metric is a function (predictions, expected) -> float or a scorer with .score(), got {metric!r}"
             )
         self._metric: Any = metric
         self.examples = examples
@@ -78,7 +84,7 @@ class Fitness:
     @property
     def is_async(self) -> bool:
         """Whether scoring has to happen on the event loop."""
-        return self._scorer is not None and inspect.iscoroutinefunction(self._scorer.score)
+        return self._scorer is not None and is_asynchronous(self._scorer)
 
     def reduce(self, block: int, outcome: BlockOutcome) -> MemberFitness:
         """Score one block; an asynchronous scorer's turn comes in :meth:`finish`."""
@@ -94,7 +100,8 @@ class Fitness:
         if self._weights is None:
             return scores.mean(1)
         weights = torch.tensor(self._weights, dtype=torch.float64)
-        return (scores * weights).sum(1) / weights.sum()
+        counted = weights > 0  # what has no weight may be NaN
+        return (scores[:, counted] * weights[counted]).sum(1) / weights.sum()
 
     def _member_by_member(self, outcome: BlockOutcome) -> MemberFitness:
         fitness = MemberFitness(torch.full((outcome.members,), math.nan, dtype=torch.float64))

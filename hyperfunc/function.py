@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
@@ -184,8 +185,9 @@ class HyperFunction(Generic[P, R]):
     @functools.cached_property
     def injected_position(self) -> int:
         """Number of positional arguments from which on an injected argument was given by the caller himself."""
-        names = list(self.signature.parameters)
-        return min((names.index(n) for n in self.accepted_injections if n in names), default=len(names) + 1)
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        names = [p.name for p in self.signature.parameters.values() if p.kind in positional]
+        return min((names.index(n) for n in self.accepted_injections if n in names), default=sys.maxsize)
 
     # --- calling -------------------------------------------------------------------------------------------------
 
@@ -271,6 +273,13 @@ class HyperFunction(Generic[P, R]):
     def same_component(self, other: HyperFunction[..., Any]) -> bool:
         """Whether both wrap the same function under the same name (handles made by :meth:`with_options` do)."""
         return self.fn is other.fn and self.name == other.name
+
+    def check_ready(self) -> None:
+        """Raise now what a call would raise for want of configuration (an alias that no endpoint is bound to, …).
+
+        Called before an evaluation or optimization begins, so that it does not fail after it has paid for something.
+        Components that need no configuration have nothing to check.
+        """
 
     # --- texts ---------------------------------------------------------------------------------------------------
 

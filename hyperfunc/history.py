@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,12 @@ class Generation:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Generation:
+        """What :meth:`to_dict` gave; ``None`` stands for NaN, which JSON does not have."""
+        values: dict[str, Any] = {name: math.nan if value is None else value for name, value in record.items()}
+        return cls(**values)
 
 
 class History:

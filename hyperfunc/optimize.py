@@ -15,12 +15,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from hyperfunc.errors import ConfigurationError, EvaluationError
+from hyperfunc.budget import Budget
+from hyperfunc.durable import DurableRun
+from hyperfunc.errors import BudgetExceededError, ConfigurationError, EvaluationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.base import Strategy
 from hyperfunc.evolution.space import ParameterGroup
+from hyperfunc.evolution.state import dump_state, load_state
 from hyperfunc.fitness import Fitness, MemberFitness, Metric
 from hyperfunc.history import Generation, History, OptimizeResult
+from hyperfunc.observability.spans import span
 from hyperfunc.parameters.theta import Theta
 from hyperfunc.plugins import current_plugins
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
@@ -31,6 +35,7 @@ from hyperfunc.population.outcomes import BlockOutcome
 from hyperfunc.progress import ProgressBar
 from hyperfunc.scope import RunScope, UsageLedger, current_scope, enter_scope
 from hyperfunc.settings import Settings
+from hyperfunc.usage import Usage
 
 __all__ = ["Callback", "GenerationView", "LoopOptions", "TensorOptimizer", "optimize_tensors"]
 
@@ -55,7 +60,7 @@ class GenerationView:
     best_fitness: float
 
 
-Callback = Callable[[GenerationView], bool | None | Awaitable[bool | None]]
+Callback = Callable[[GenerationView], bool | Awaitable[bool | None] | None]
 """Called after every generation; a true result ends the run (``finish_reason="callback"``)."""
 
 
@@ -71,6 +76,7 @@ class LoopOptions:
         target: end when the selection fitness reaches this.
         callbacks: called after every generation.
         run: the run's name, for events and the journal.
+        checkpoint_every: generations between two records of the whole state, where a journal is kept.
     """
 
     minibatch: int | None = None
@@ -80,9 +86,10 @@ class LoopOptions:
     target: float | None = None
     callbacks: Sequence[Callback] = ()
     run: str = "run"
+    checkpoint_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("minibatch", "validate_every", "patience"):
+        for name in ("minibatch", "validate_every", "patience", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name}: expected a whole number >= 1, got {value}")
@@ -111,9 +118,38 @@ class _Progress:
         else:
             self.without_improvement += 1
 
+    def to_json(self) -> dict[str, Any]:
+        """Everything but θ and the errors, as JSON values (NaN becomes ``None``)."""
+        return {
+            "best_fitness": _json_number(self.best_fitness),
+            "initial_fitness": _json_number(self.initial_fitness),
+            "without_improvement": self.without_improvement,
+            "evaluations": self.evaluations,
+            "dropped": self.dropped,
+            "history": [{k: _json_number(v) for k, v in g.to_dict().items()} for g in self.history],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], best_theta: Theta) -> _Progress:
+        """What :meth:`to_json` gave."""
+        generations = [Generation.from_dict(record) for record in data["history"]]
+        return cls(
+            best_theta,
+            math.nan if data["best_fitness"] is None else data["best_fitness"],
+            math.nan if data["initial_fitness"] is None else data["initial_fitness"],
+            data["without_improvement"],
+            data["evaluations"],
+            data["dropped"],
+            history=History(generations),
+        )
+
     def note_errors(self, errors: Mapping[int, Exception]) -> None:
         self.dropped += len(errors)
         self.errors += list(errors.values())[: max(0, 10 - len(self.errors))]
+
+
+def _json_number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 async def optimize_tensors(
@@ -127,25 +163,33 @@ async def optimize_tensors(
     *,
     options: LoopOptions,
     settings: Settings,
+    budget: Budget | None = None,
+    durable: DurableRun | None = None,
 ) -> OptimizeResult:
     """Improve the tensors of ``group``, starting from the program's θ.
 
     The best centre on the selection data (``validation``, else the training examples) is what the result holds.
 
+    Args:
+        budget: evaluations and paid calls are reserved there; when it is spent the run ends with its best θ.
+        durable: where the state is kept after every generation, and whence an earlier one is taken up.
+
     Raises:
         EvaluationError: no examples, a broken metric, or every run of the first generation raised.
     """
-    loop = _Loop(runner, strategy, group, train, metric, validation, options)
     ledger = current_scope().ledger or UsageLedger()
+    loop = _Loop(runner, strategy, group, train, metric, validation, options, budget, durable, ledger)
+    store = current_scope().store if durable is None else durable.journal.call_store(durable.handle)
     plugins = current_plugins()
     configuration = {"strategy": strategy.name, "population_size": strategy.population_size, "steps": steps}
     plugins.emit("run_started", run=options.run, configuration=configuration)
     reason = "error"
     try:
         with (
-            enter_scope(RunScope(ledger=ledger, seed=options.seed, evaluating=True)),
+            enter_scope(RunScope(budget, store, ledger, seed=options.seed, evaluating=True)),
             collect_materialisations() as materialised,
             ProgressBar(steps, settings.progress) as bar,
+            span("run", options.run, **configuration),
         ):
             reason = await loop.run(steps, bar)
     except asyncio.CancelledError:
@@ -153,6 +197,8 @@ async def optimize_tensors(
         raise
     finally:
         progress = loop.progress
+        if durable is not None:
+            await durable.finish(reason, progress.best_theta, progress.best_fitness)
         summary: dict[str, Any] = {"best_fitness": progress.best_fitness, "generations": len(progress.history)}
         summary |= {"evaluations": progress.evaluations, "seconds": loop.seconds, "usage": ledger.total.to_dict()}
         plugins.emit("run_ended", run=options.run, finish_reason=reason, summary=summary)
@@ -187,16 +233,24 @@ class _Loop:
         metric: Metric,
         validation: Sequence[Example] | None,
         options: LoopOptions,
+        budget: Budget | None,
+        durable: DurableRun | None,
+        ledger: UsageLedger,
     ) -> None:
         self.runner = runner
         self.strategy = strategy
         self.train = train
         self.metric = metric
         self.options = options
+        self.budget = budget
+        self.durable = durable
+        self.ledger = ledger
         self.theta = runner.program.theta
         self.state = strategy.init(group, {n: self.theta.tensors[n] for n in group.names}, options.seed)
-        self.progress = _Progress(self.theta)
         self.started = time.perf_counter()
+        self.progress = _Progress(self.theta)
+        self.completed = 0
+        self._restore()
         self._everything = (Fitness(metric, train), ExampleBatch([e.inputs for e in train]))
         self._selection = self._everything
         if validation is not None:
@@ -208,14 +262,24 @@ class _Loop:
 
     async def run(self, steps: int, bar: ProgressBar) -> str:
         """All generations; returns the finish reason."""
-        await self._select(self.strategy.mean(self.state))
-        for index in range(steps):
-            fitness = await self._evaluate_population(index)
-            values = fitness.values
-            if not bool(torch.isfinite(values).any()):
-                return self._no_member_left(index)
-            self.state = self.strategy.tell(self.state, values)
-            await self._finish_generation(index, steps, fitness, bar)
+        if self.durable is not None and self.durable.point is None:
+            await self._keep()
+        for index in range(self.completed, steps):
+            with span("generation", f"generation {index}") as traced:
+                try:
+                    fitness = await self._evaluate_population(index)
+                except BudgetExceededError as spent:
+                    return f"budget:{spent.limit}"
+                spent_inside = [e for e in fitness.errors.values() if isinstance(e, BudgetExceededError)]
+                if spent_inside:
+                    return f"budget:{spent_inside[0].limit}"
+                values = fitness.values
+                if not bool(torch.isfinite(values).any()):
+                    return self._no_member_left(index)
+                self.state = self.strategy.tell(self.state, values)
+                await self._finish_generation(index, steps, fitness, bar)
+                if traced is not None:
+                    traced.set(**self.progress.history[-1].to_dict())
             stop = self._stop_reason() or await self._ask_callbacks()
             if stop:
                 return stop
@@ -225,6 +289,9 @@ class _Loop:
         """Fitness of every member on this generation's examples."""
         state, strategy = self.state, self.strategy
         fitness, batch = self._examples_of(index)
+        if self.budget is not None:
+            runs = Usage(evaluations=strategy.population_size * len(batch.inputs))
+            self.budget.reserve(runs).settle(runs)
         parts = await self.runner.run(
             lambda block: strategy.ask(state, block), strategy.blocks(), batch, fitness.reduce
         )
@@ -287,10 +354,37 @@ class _Loop:
             seconds=self.seconds,
         )
         self.progress.history.generations.append(generation)
+        self.completed = index + 1
         bar.update(generation)
+        if self.durable is not None and (
+            self.completed % self.options.checkpoint_every == 0 or self.completed == steps
+        ):
+            await self._keep()
         current_plugins().emit(
             "generation_finished", run=self.options.run, generation=index, record=generation.to_dict()
         )
+
+    async def _keep(self) -> None:
+        """Record everything that the next generation depends on."""
+        assert self.durable is not None
+        tensors, state = dump_state(self.state)
+        meta = {"state": state, "loop": self.progress.to_json(), "runner": self.runner.decision()}
+        latest = self.progress.history[-1].to_dict() if len(self.progress.history) else {}
+        theta = self.progress.best_theta
+        await self.durable.keep(self.completed, theta, tensors, meta, latest, self.ledger)
+
+    def _restore(self) -> None:
+        """Take up what :meth:`_keep` recorded last, if anything."""
+        point = None if self.durable is None else self.durable.point
+        if point is None or point.theta is None:
+            return
+        meta = point.strategy_meta
+        self.state = load_state(self.strategy, point.strategy_tensors, meta["state"])
+        self.progress = _Progress.from_json(meta["loop"], point.theta)
+        self.runner.restore_decision(meta["runner"])
+        self.completed = point.generation
+        # Earlier generations took their time too.
+        self.started -= self.progress.history[-1].seconds if len(self.progress.history) else 0.0
 
     def _no_member_left(self, index: int) -> str:
         errors = self.progress.errors

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,13 +16,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hyperfunc.agents import AgentType
+from hyperfunc.agents import AgentType, BlockAgentRunner
+from hyperfunc.batch import Artifacts, Batch, batch
 from hyperfunc.binding import Binding, CallDefaults, Frame, active_frame, bound
+from hyperfunc.budget import Budget
 from hyperfunc.errors import ConfigurationError, EvaluationError, UnboundError, UnknownParameterError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.fitness import Metric
 from hyperfunc.function import HyperFunction
 from hyperfunc.history import OptimizeResult
+from hyperfunc.journal import Journal
+from hyperfunc.observability import CallRecord, ObservabilityHub
 from hyperfunc.optimize import Callback
 from hyperfunc.parameters.files import load_theta, save_theta
 from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
@@ -30,8 +34,8 @@ from hyperfunc.plugins import current_plugins
 from hyperfunc.program import Program, supervise
 from hyperfunc.registry import Registry
 from hyperfunc.selection import as_examples
-from hyperfunc.settings import Settings
-from hyperfunc.tape import Tape, recording
+from hyperfunc.settings import Settings, resolve_settings
+from hyperfunc.tape import Tape, current_tape, recording
 from hyperfunc.training import (
     OptimizeArguments,
     discover,
@@ -134,7 +138,8 @@ class HyperSystem:
             The output; with ``record=True`` the pair ``(output, tape)``.
         """
         program = self.program(theta)
-        tape = Tape() if record else None
+        outer = current_tape()
+        tape = outer if not record else Tape() if outer is None else outer.nested()
         with recording(tape):
             output = await program(Binding(program.theta, defaults=program.defaults), inputs)
         return (output, tape) if record else output
@@ -158,6 +163,7 @@ class HyperSystem:
             defaults=CallDefaults((settings or Settings()).over(self.settings)),
             holders=tuple(self._holders()),
             liftable=bool(agent.liftable),
+            block_executor=agent.block_executor(self.run, self) if isinstance(agent, BlockAgentRunner) else None,
         )
 
     def _holders(self) -> Iterator[HyperSystem]:
@@ -234,7 +240,11 @@ class HyperSystem:
         callbacks: Sequence[Callback] = (),
         settings: Settings | None = None,
         feedback_fn: Any = None,
-        run: str = "run",
+        run: str | None = None,
+        resume: bool = False,
+        journal: Journal | str | Path | None = None,
+        checkpoint_every: int = 1,
+        budget: Budget | None = None,
     ) -> OptimizeResult:
         """Improve the trainable parameters; the best θ on ``val_data`` (else ``train_data``) becomes the current one.
 
@@ -250,14 +260,33 @@ class HyperSystem:
             validate_every: generations between evaluations of the centre (default: 1 with ``val_data``, else 5).
             patience, target, callbacks: ways to end early.
             feedback_fn: passed to the prompt optimizer.
-            run: the run's name.
+            run: the run's name; with one, every generation is kept in the journal.
+            resume: take the named run up where it was last kept, in the same bits; begin it if it is not there.
+            journal: a journal or its path (default: ``.hyperfunc/journal.db``).
+            checkpoint_every: generations between two records of the whole state.
+            budget: ceilings; when one is reached the run ends with its best θ and ``finish_reason="budget:…"``.
 
         Raises:
             EvaluationError: no examples, or no run of the first generation succeeded.
+            ResumeError: the program, the data or the configuration changed since the run began; says what.
             LiftError: ``execution="lifted"`` was asked for and refused.
         """
         arguments = OptimizeArguments(
-            only, freeze, minibatch, seed, steps, validate_every, patience, target, callbacks, settings, run
+            only=only,
+            freeze=freeze,
+            minibatch=minibatch,
+            seed=seed,
+            steps=steps,
+            validate_every=validate_every,
+            patience=patience,
+            target=target,
+            callbacks=callbacks,
+            settings=settings,
+            run=run,
+            resume=resume,
+            journal=journal,
+            checkpoint_every=checkpoint_every,
+            budget=budget,
         )
         return await optimize_system(self, train_data, metric_fn, val_data, arguments, feedback_fn)
 
@@ -274,6 +303,39 @@ class HyperSystem:
         given = OptimizeArguments(**arguments)
         return await optimize_system_tensors(self, train_data, metric_fn, val_data, optimizer, given)
 
+    def batch(
+        self,
+        inputs: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        theta: Mapping[str, ThetaValue] | None = None,
+        artifacts: Artifacts | str | Path | None = None,
+        concurrency: int | None = None,
+        **options: Any,
+    ) -> Batch[Mapping[str, Any], Any]:
+        """Run the program on many inputs: ``async for result in system.batch(inputs): …``.
+
+        Queues are bounded, a failure is a value (``result.error``), and leaving the loop cancels the rest.
+
+        Args:
+            inputs: keyword arguments of ``run``, one mapping each.
+            theta: values in place of the current ones.
+            artifacts: a JSON-lines file (or settings for one) to keep results in, and to take them from when the batch
+                is run again. A path's results count only for the θ that they were made under.
+            concurrency: runs at a time (default: that of the settings).
+            options: as of :func:`hyperfunc.batch.batch` (``order``, ``on_progress``, ``fail_fast``, ``deadline_s``, …).
+        """
+        program = self.program(theta)
+        if isinstance(artifacts, (str, Path)):
+            artifacts = Artifacts(
+                artifacts, identity={"theta": program.theta.content_hash, "system": type(self).__name__}
+            )
+
+        async def one(item: Mapping[str, Any]) -> Any:
+            return await program(Binding(program.theta, defaults=program.defaults), item)
+
+        most = concurrency or resolve_settings(bound=self.settings).concurrency or 1
+        return batch(one, inputs, concurrency=most, artifacts=artifacts, **options)
+
     @contextmanager
     def binding(self, theta: Mapping[str, ThetaValue] | None = None) -> Iterator[Theta]:
         """Call hyperfunctions outside ``run``, under the current θ with ``theta`` in place of some values."""
@@ -284,6 +346,21 @@ class HyperSystem:
                 yield value
         finally:
             binding.close()
+
+    # --- observability -------------------------------------------------------------------------------------------
+
+    @property
+    def observability(self) -> ObservabilityHub:
+        """Trace sessions, histories and exports of this system's calls."""
+        hub: ObservabilityHub | None = self.__dict__.get("_observability")
+        if hub is None:
+            hub = ObservabilityHub(self)
+            object.__setattr__(self, "_observability", hub)
+        return hub
+
+    def get_call_history(self) -> list[CallRecord]:
+        """The calls recorded in trace sessions (``with system.observability.trace(): …``)."""
+        return self.observability.get_call_records()
 
     # --- parameters ----------------------------------------------------------------------------------------------
 

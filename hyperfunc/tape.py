@@ -70,7 +70,13 @@ class Edge:
 
 
 class Tape:
-    """The calls of one execution, in order of starting."""
+    """The calls of one execution, in order of starting.
+
+    Attributes:
+        batches_first: calls that a population executor batches are not recorded, so that recording changes no speed.
+    """
+
+    batches_first: bool = False
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -99,6 +105,14 @@ class Tape:
 
     def finish(self, call: Call) -> None:
         call.end = time.perf_counter()
+
+    def nested(self) -> Tape:
+        """A tape for an execution inside this one's that is recorded for itself."""
+        return Tape()
+
+    def for_population(self) -> Tape | None:
+        """What the members of a population are recorded on; ``None`` records nothing."""
+        return None
 
     def edges(self) -> list[Edge]:
         """Dataflow between sibling calls, worked out from the values.

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from hyperfunc.budget import Budget
+from hyperfunc.durable import DurableRun, RunIdentity, open_durable_run, open_journal
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, NoOpSystemOptimizer
+from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.fitness import Fitness, MemberFitness, Metric
 from hyperfunc.history import History, OptimizeResult
+from hyperfunc.journal import Journal, fingerprint_data, fingerprint_program
 from hyperfunc.optimize import Callback, LoopOptions, TensorOptimizer, optimize_tensors
 from hyperfunc.parameters.theta import Theta, ThetaValue
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.program import Program
 from hyperfunc.registry import Registry
-from hyperfunc.scope import enter_scope
+from hyperfunc.scope import current_scope, enter_scope
 from hyperfunc.selection import as_examples, candidate_blocks, parameter_group, select_entries
 from hyperfunc.settings import Settings, resolve_settings
 from hyperfunc.tape import Tape
@@ -70,7 +76,16 @@ class OptimizeArguments:
     target: float | None = None
     callbacks: Sequence[Callback] = ()
     settings: Settings | None = None
-    run: str = "run"
+    run: str | None = None
+    resume: bool = False
+    journal: Journal | str | Path | None = None
+    checkpoint_every: int = 1
+    budget: Budget | None = None
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether the run is kept in a journal."""
+        return self.run is not None or self.journal is not None or self.resume
 
     def loop_options(self, *, has_validation: bool, seed: int | None) -> LoopOptions:
         return LoopOptions(
@@ -80,27 +95,41 @@ class OptimizeArguments:
             patience=self.patience,
             target=self.target,
             callbacks=self.callbacks,
-            run=self.run,
+            run=self.run or "run",
+            checkpoint_every=self.checkpoint_every,
         )
 
 
-async def discover(system: TrainableSystem, examples: Sequence[Example]) -> None:
+async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tuple[int, Tape] | None:
     """Let components register themselves: run the program on one example, or on a few where that costs nothing.
 
     A run that raises is no reason to stop here; whoever evaluates will hear of it.
+
+    Returns:
+        The position of the first example that could be run, and what was called; ``None`` if none was run.
     """
     registry = system.registry
+    _check_ready(registry)
+    found: tuple[int, Tape] | None = None
     if registry.discovered:
-        return
-    for example in examples[:_DISCOVERY_RUNS]:
+        return found
+    for position, example in enumerate(examples[:_DISCOVERY_RUNS]):
         try:
             _, tape = await system.record(example.inputs)
         except Exception:
             continue
+        found = found or (position, tape)
         functions = registry.all_components()
         if any(c.suspended or (c.function in functions and functions[c.function].performs_io) for c in tape):
             break
     registry.discovered = True
+    _check_ready(registry)
+    return found
+
+
+def _check_ready(registry: Registry) -> None:
+    for function in registry.all_components().values():
+        function.check_ready()
 
 
 async def evaluate_members(
@@ -138,15 +167,17 @@ async def optimize_system(
 ) -> OptimizeResult:
     """Texts first, by the prompt optimizer where one is set and there are texts; then tensors."""
     train = as_examples(train_data)
-    await discover(system, train)
-    trainable = [entry for entry in system.registry.text_entries() if entry.text.trainable]
-    if system.prompt_optimizer is not None and trainable:
-        extra = {} if feedback_fn is None else {"feedback_fn": feedback_fn}
-        await system.prompt_optimizer.optimize(system, train, metric, **extra)
+    if system.prompt_optimizer is not None:
+        with enter_scope(budget=arguments.budget, evaluating=True):
+            await discover(system, train)
+            if any(entry.text.trainable for entry in system.registry.text_entries()):
+                extra = {} if feedback_fn is None else {"feedback_fn": feedback_fn}
+                await system.prompt_optimizer.optimize(system, train, metric, **extra)
     optimizer: Any = system.system_optimizer if system.system_optimizer is not None else ESHybridSystemOptimizer()
     if isinstance(optimizer, str):
         optimizer = NamedStrategy(optimizer)
     if not isinstance(optimizer, (TensorOptimizer, NoOpSystemOptimizer)) and isinstance(optimizer, _OldOptimizer):
+        await discover(system, train)
         await optimizer.optimize(system, train_data, metric)
         return OptimizeResult(system.theta, math.nan, math.nan, History(), "completed")
     return await optimize_system_tensors(system, train, metric, val_data, optimizer, arguments)
@@ -163,26 +194,40 @@ async def optimize_system_tensors(
     """Improve the tensors that ``arguments`` select; the best θ becomes the system's current one."""
     train = as_examples(train_data)
     validation = None if val_data is None else as_examples(val_data)
-    await discover(system, train)
-    entries = select_entries(system.registry.tensor_entries(), only=arguments.only, freeze=arguments.freeze)
-    if isinstance(optimizer, NoOpSystemOptimizer) or not entries:
-        return OptimizeResult(system.theta, math.nan, math.nan, History(), "nothing to optimize")
-    group = parameter_group(entries)
-    settings = resolve_settings(arguments.settings, system.settings)
-    known = set(system.registry.all_components())
-    with PopulationRunner(system.program(None, arguments.settings), settings) as runner:
+    async with AsyncExitStack() as stack:
+        journal = stack.enter_context(open_journal(arguments.journal)) if arguments.is_durable else None
+        store = current_scope().store if journal is None else journal.call_store()
+        with enter_scope(budget=arguments.budget, store=store, evaluating=True):  # the first run may cost something
+            traced = await discover(system, train)
+        entries = select_entries(system.registry.tensor_entries(), only=arguments.only, freeze=arguments.freeze)
+        if isinstance(optimizer, NoOpSystemOptimizer) or not entries:
+            return OptimizeResult(system.theta, math.nan, math.nan, History(), "nothing to optimize")
+        group = parameter_group(entries)
+        steps = arguments.steps if arguments.steps is not None else optimizer.steps
+        options = arguments.loop_options(has_validation=validation is not None, seed=getattr(optimizer, "seed", None))
+        durable = None
+        if journal is not None:
+            identity = _identity(system, group, train, validation, metric, optimizer, options, steps, arguments.run)
+            durable = await stack.enter_async_context(
+                open_durable_run(journal, identity, resume=arguments.resume, budget=arguments.budget)
+            )
+            if durable.point is None:
+                await _record_trace(system, durable, traced, train, budget=arguments.budget)
+        settings = resolve_settings(arguments.settings, system.settings)
+        known = set(system.registry.all_components())
+        runner = stack.enter_context(PopulationRunner(system.program(None, arguments.settings), settings))
         result = await optimize_tensors(
             runner,
             optimizer.build(group),
             group,
-            arguments.steps if arguments.steps is not None else optimizer.steps,
+            steps,
             train,
             metric,
             validation,
-            options=arguments.loop_options(
-                has_validation=validation is not None, seed=getattr(optimizer, "seed", None)
-            ),
+            options=options,
             settings=settings,
+            budget=arguments.budget,
+            durable=durable,
         )
     system.set_theta({name: result.theta[name] for name in group.names})
     late = sorted(set(system.registry.all_components()) - known)
@@ -190,3 +235,58 @@ async def optimize_system_tensors(
         note = f"first called during the run and therefore not optimized: {', '.join(late)}; register them before"
         result = replace(result, notes=(*result.notes, note))
     return result
+
+
+async def _record_trace(
+    system: TrainableSystem,
+    durable: DurableRun,
+    traced: tuple[int, Tape] | None,
+    train: Sequence[Example],
+    *,
+    budget: Budget | None,
+) -> None:
+    """Keep what one run of the program calls, for the call graph: the first run that there was, or else one more."""
+    if traced is None:
+        store = durable.journal.call_store(durable.handle)
+        with enter_scope(budget=budget, store=store, evaluating=True):
+            try:
+                _, tape = await system.record(train[0].inputs)
+            except Exception:
+                return  # the population will meet it too, and say so
+        traced = (0, tape)
+    await durable.journal.record_trace(durable.handle, traced[1], example=str(traced[0]), label="initial")
+
+
+def _identity(
+    system: TrainableSystem,
+    group: ParameterGroup,
+    train: Sequence[Example],
+    validation: Sequence[Example] | None,
+    metric: Metric,
+    optimizer: Any,
+    options: LoopOptions,
+    steps: int,
+    name: str | None,
+) -> RunIdentity:
+    """What a resumed run is compared with: program, data, and everything that decides its bits."""
+    frozen = [name for name in system.theta if name not in group.parameters]
+    config = {
+        "steps": steps,
+        "seed": options.seed,
+        "minibatch": options.minibatch,
+        "validate_every": options.validate_every,
+        "patience": options.patience,
+        "target": options.target,
+        "parameters": list(group.names),
+        "other_parameters": system.theta.select(frozen).content_hash,
+        "optimizer": fingerprint_program(optimizer, leave_out=["steps"]).hash,
+        "metric": metric if isinstance(metric, str) else fingerprint_program(metric).hash,
+    }
+    not_the_program = ["system_optimizer", "prompt_optimizer", "settings", "memory", "_registry"]
+    return RunIdentity(
+        name,
+        config,
+        fingerprint_program(system, leave_out=not_the_program),
+        fingerprint_data(train=train, validation=validation),
+        options.seed,
+    )

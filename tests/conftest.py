@@ -7,6 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
 
 # Only our own plugins: a stranger's package on the machine must not change what these tests see.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")

@@ -73,10 +73,13 @@ async def main(steps: int, seed: int, out: Path) -> float:
     result.history.plot(out / "fitness.png", title="digits", ylabel="mean log-probability of the right answer")
     save_confusion_matrix(predicted, expected, out / "confusion.png")
     print(f"{result.execution}: {result.reason}")
-    print(f"{result.evaluations} runs in {seconds:.1f} s ({result.evaluations / seconds / 1e3:.0f} thousand per second)")
+    print(
+        f"{result.evaluations} runs in {seconds:.1f} s ({result.evaluations / seconds / 1e3:.0f} thousand per second)"
+    )
     print(
         f"coverage {answered.float().mean():.1%}, accuracy where answered "
-        f"{(predicted[answered] == expected[answered]).float().mean():.1%}, threshold {float(system.theta['decide.hp']):.2f}"
+        f"{(predicted[answered] == expected[answered]).float().mean():.1%}, "
+        f"threshold {float(system.theta['decide.hp']):.2f}"
     )
     print(f"saved {out / 'theta'}.safetensors, {out / 'fitness.png'}, {out / 'confusion.png'}")
     print(f"test accuracy: {100 * before:.1f} % -> {100 * after:.1f} %")
@@ -85,7 +88,7 @@ async def main(steps: int, seed: int, out: Path) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Evolve a digit pipeline from random weights.")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/digits"))
     arguments = parser.parse_args()

@@ -40,7 +40,9 @@ async def decide(log_probabilities: Tensor, hp: Any) -> Tensor:
     """``[11]``: log-probability of answering each class, and whether the pipeline answers (1) or abstains (0)."""
     confidence = log_probabilities.exp().amax(-1)
     answers = F.logsigmoid(SHARPNESS * (confidence - hp.threshold))
-    return torch.cat([log_probabilities + answers, (confidence >= hp.threshold).to(log_probabilities).unsqueeze(-1)], -1)
+    return torch.cat(
+        [log_probabilities + answers, (confidence >= hp.threshold).to(log_probabilities).unsqueeze(-1)], -1
+    )
 
 
 class DigitPipeline(HyperSystem):

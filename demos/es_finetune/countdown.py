@@ -1,6 +1,7 @@
 """A small Countdown: three numbers and a target; write an expression that uses each number once and gives the target.
 
-``3,5,8:23=`` is answered by ``3*5+8``. Checked by evaluation, so that any right answer counts, not only a remembered one.
+``3,5,8:23=`` is answered by ``3*5+8``. Checked by evaluation, so that any right answer counts, not only a remembered
+one.
 """
 
 from __future__ import annotations
@@ -71,8 +72,13 @@ def reward(puzzle: Puzzle, answer: str) -> float:
     return 1.0 if value == puzzle.target else 0.1
 
 
-def demonstrations(count: int, seed: int) -> list[tuple[Puzzle, str]]:
-    """Puzzles with one right answer each, drawn at random."""
+def demonstrations(count: int, seed: int, *, careless: float = 0.0, held_out: bool = False) -> list[tuple[Puzzle, str]]:
+    """Puzzles with one answer each, drawn at random.
+
+    Args:
+        careless: share of answers that just add the numbers, whatever the target; the others are right.
+        held_out: draw from the fifth of all puzzles that is kept for validation, and else from the rest.
+    """
     source = random.Random(seed)
     found: list[tuple[Puzzle, str]] = []
     while len(found) < count:
@@ -80,11 +86,17 @@ def demonstrations(count: int, seed: int) -> list[tuple[Puzzle, str]]:
         order = source.sample(numbers, 3)
         answer = f"{order[0]}{source.choice('+-*')}{order[1]}{source.choice('+-*')}{order[2]}"
         value = _evaluate(answer)
-        if value is not None and 0 <= value <= 99:
-            found.append((Puzzle(numbers, value), answer))
+        if value is None or not 0 <= value <= 99:
+            continue
+        a, b, c = numbers
+        if held_out != ((31 * a + 17 * b + 7 * c + value) % 5 == 0):
+            continue
+        if source.random() < careless:
+            answer = "+".join(map(str, numbers))
+        found.append((Puzzle(numbers, value), answer))
     return found
 
 
-def puzzles(count: int, seed: int) -> list[Puzzle]:
+def puzzles(count: int, seed: int, *, held_out: bool = False) -> list[Puzzle]:
     """Puzzles alone."""
-    return [puzzle for puzzle, _ in demonstrations(count, seed)]
+    return [puzzle for puzzle, _ in demonstrations(count, seed, held_out=held_out)]

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 from countdown import Puzzle, puzzles, reward
-from hyperfunc_local.model import LocalModel
-from hyperfunc_local.sampling.parameters import DecodingParameters
 from torch import Tensor
 
 from hyperfunc.evolution.eggroll import Eggroll
 from hyperfunc.evolution.gradient import GradientAscent
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.population.members import MemberBlock
+from hyperfunc_local.model import LocalModel
+from hyperfunc_local.sampling.parameters import DecodingParameters
 
 __all__ = ["Evolved", "evolve", "rewards"]
 
@@ -45,11 +45,11 @@ def evolve(
     model: LocalModel,
     seed: int,
     *,
-    generations: int = 150,
-    population: int = 128,
-    batch: int = 32,
-    sigma: float = 0.03,
-    lr: float = 0.01,
+    generations: int = 40,
+    population: int = 64,
+    batch: int = 64,
+    sigma: float = 0.01,
+    lr: float = 1e-4,
     validation: Sequence[Puzzle] = (),
     every: int = 10,
     report: Callable[[int, float], None] | None = None,
@@ -59,12 +59,17 @@ def evolve(
     Args:
         batch: new puzzles in each generation, the same ones for all members.
         sigma: deviation of the rank-1 noise; the matrices' own is about 0.1.
+        lr: of plain gradient ascent.
         validation: measured every ``every`` generations; never trained on.
     """
     names = [n for n, w in model.weights.items() if w.dim() == 2]
     values = {n: model.weights[n] for n in names}
     strategy = Eggroll(
-        population_size=population, block_size=population, antithetic=True, sigma=sigma, ascent=GradientAscent("adam", lr)
+        population_size=population,
+        block_size=population,
+        antithetic=True,
+        sigma=sigma,
+        ascent=GradientAscent("sgd", lr),
     )
     state = strategy.init(ParameterGroup.of(values), values, seed)
     run = Evolved(model)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from countdown import END, CharacterTokenizer, demonstrations
+from torch import Tensor
+
 from hyperfunc_local.model import LocalModel
 from hyperfunc_local.models import llama
 from hyperfunc_local.models.configuration import LlamaConfig
 from hyperfunc_local.models.weights import BoundWeights
-from torch import Tensor
 
 __all__ = ["new_model", "pretrain"]
+
+CARELESS = 0.5
 
 
 def new_model(seed: int, *, hidden: int = 64, layers: int = 2) -> LocalModel:
@@ -37,8 +40,11 @@ def new_model(seed: int, *, hidden: int = 64, layers: int = 2) -> LocalModel:
     return LocalModel(config, weights, CharacterTokenizer(), name="countdown")
 
 
-def pretrain(model: LocalModel, seed: int, *, steps: int = 300, batch: int = 256, lr: float = 3e-3) -> LocalModel:
-    """The model after ``steps`` of AdamW on next-token prediction of the answers."""
+def pretrain(model: LocalModel, seed: int, *, steps: int = 200, batch: int = 256, lr: float = 3e-3) -> LocalModel:
+    """The model after ``steps`` of AdamW on next-token prediction of the answers.
+
+    Half of the demonstrations are careless, as collected ones are: imitation alone cannot do better than its examples.
+    """
     weights = {n: w.clone().requires_grad_() for n, w in model.weights.items()}
     optimizer = torch.optim.AdamW(weights.values(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=0.1)
@@ -56,6 +62,6 @@ def pretrain(model: LocalModel, seed: int, *, steps: int = 300, batch: int = 256
 def _batch(count: int, seed: int) -> tuple[Tensor, int]:
     """Ids ``[count, T]`` of demonstrations, all of one length, and the length of their prompts."""
     tokenizer = CharacterTokenizer()
-    pairs = demonstrations(count, seed)
+    pairs = demonstrations(count, seed, careless=CARELESS)
     ids = torch.tensor([tokenizer.encode(puzzle.prompt + answer + END) for puzzle, answer in pairs])
     return ids, len(pairs[0][0].prompt)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from hyperfunc.errors import ConfigurationError, HyperfuncError, MissingDependencyError
 from hyperfunc.observability import MetricPoint, ObservationRecord, TraceSummary
@@ -13,6 +15,7 @@ from hyperfunc.observability import conventions as names
 
 __all__ = ["ExportError", "OTLPExporter"]
 
+_KNOCK_SECONDS = 1.0
 _PROTOCOLS = {"grpc": "grpc", "http": "http", "http/protobuf": "http"}
 
 
@@ -63,6 +66,7 @@ class OTLPExporter:
         except ImportError as error:
             raise MissingDependencyError("opentelemetry-exporter-otlp", "otlp") from error
         self._endpoint = endpoint
+        self._reached = False
         self._resource = resources.Resource({names.SERVICE_NAME: service_name, **(resource or {})})
         options: dict[str, Any] = {"headers": dict(headers or {}), "timeout": timeout_s}
         if wire == "grpc":
@@ -83,11 +87,13 @@ class OTLPExporter:
         """
         traced = [record for record in observations if record.span_id]
         if traced:
+            self._knock()
             self._check(self._spans.export(self._convert.to_readable_spans(traced, self._resource)), "spans")
 
     def export_metrics(self, points: list[MetricPoint]) -> None:
         """Send all series. Raises ExportError as :meth:`export` does."""
         if self._metrics is not None and points:
+            self._knock()
             data = self._convert.to_metrics_data(points, self._resource)
             self._check(self._metrics.export(data), "metrics")
 
@@ -97,8 +103,20 @@ class OTLPExporter:
         if self._metrics is not None:
             self._metrics.shutdown()
 
+    def _knock(self) -> None:
+        """Fail at once where nobody listens: the SDK's exporters would retry until the time is over."""
+        address = urlsplit(self._endpoint)
+        if self._reached or address.scheme in getproxies():
+            return
+        port = address.port or (443 if address.scheme == "https" else 80)
+        try:
+            socket.create_connection((address.hostname or "localhost", port), timeout=_KNOCK_SECONDS).close()
+        except OSError as error:
+            raise ExportError(f"nobody answers at {self._endpoint}: {error}; is the collector running?") from error
+
     def _check(self, result: Any, what: str) -> None:
-        if result.name != "SUCCESS":
+        self._reached = result.name == "SUCCESS"
+        if not self._reached:
             raise ExportError(f"the collector at {self._endpoint} did not take the {what}; is it running?")
 
 

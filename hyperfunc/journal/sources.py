@@ -134,8 +134,8 @@ class ProgramWalk:
             # A library's private attributes are its own business (locks, caches, connections).
             if attribute in self._leave_out or attribute.startswith("__") or (library and attribute.startswith("_")):
                 continue
-            if attribute == "_registry":
-                continue  # a system's registry: its components are attributes, or used by name in run()
+            if attribute in {"_registry", "_observability"}:
+                continue  # a system's own: components are attributes, or used by name in run()
             self.visit_attribute(attributes[attribute], f"{name}.{attribute}")
 
     def visit_attribute(self, value: Any, name: str) -> None:

@@ -10,14 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
+from hyperfunc.observability.preview import PREVIEW_CHARACTERS, preview
 from hyperfunc.tape import Tape
 from hyperfunc.usage import Usage
 
-__all__ = ["TraceRecord", "TracedCall", "preview", "trace_calls", "trace_edges"]
-
-_PREVIEW = 400
+__all__ = ["TraceRecord", "TracedCall", "trace_calls", "trace_edges"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +81,7 @@ def trace_calls(tape: Tape, *, content: bool = True) -> tuple[TracedCall, ...]:
             seconds=call.seconds,
             inputs=_arguments(call.args, call.kwargs) if content else "",
             output=preview(call.output) if content and call.error is None else "",
-            error=None if call.error is None else f"{type(call.error).__name__}: {call.error}"[:_PREVIEW],
+            error=None if call.error is None else f"{type(call.error).__name__}: {call.error}"[:PREVIEW_CHARACTERS],
             attempts=call.attempts,
             usage=call.usage,
             metadata={name: _plain(value) for name, value in call.metadata.items()},
@@ -96,29 +93,6 @@ def trace_calls(tape: Tape, *, content: bool = True) -> tuple[TracedCall, ...]:
 def trace_edges(tape: Tape) -> tuple[tuple[int, int, str], ...]:
     """The dataflow between the calls of ``tape``."""
     return tuple((edge.source, edge.target, edge.kind) for edge in tape.edges())
-
-
-def preview(value: Any) -> str:
-    """A short text that tells a reader what ``value`` is; tensors by dtype and shape."""
-    text = value if isinstance(value, str) else repr(_shown(value))
-    return text if len(text) <= _PREVIEW else f"{text[:_PREVIEW]}… ({len(text)} characters)"
-
-
-class _Words(str):
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def _shown(value: Any, depth: int = 0) -> Any:
-    if isinstance(value, Tensor):
-        return _Words(f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}")
-    if depth < 4 and isinstance(value, Mapping):
-        return {key: _shown(item, depth + 1) for key, item in list(value.items())[:20]}
-    if depth < 4 and isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [_shown(item, depth + 1) for item in value[:20]]
-    if isinstance(value, str):
-        return value[:_PREVIEW]
-    return value if value is None or isinstance(value, (bool, int, float)) else _Words(repr(value)[:_PREVIEW])
 
 
 def _arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

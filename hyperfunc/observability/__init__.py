@@ -9,6 +9,7 @@ from hyperfunc.observability.propagation import extract, inject
 from hyperfunc.observability.records import CallRecord, HyperFunctionStats, ObservationRecord, TraceSummary, summarize
 from hyperfunc.observability.spans import Sampling, Span, Tracer, current_span, current_tracer, span, tracing
 from hyperfunc.observability.tracing import TracingTape, trace_calls_with
+from hyperfunc.observability.trackers import Tracker, TrackerThread
 
 __all__ = [
     "CallRecord",
@@ -25,6 +26,8 @@ __all__ = [
     "TraceSummary",
     "Tracer",
     "TracingTape",
+    "Tracker",
+    "TrackerThread",
     "current_span",
     "current_tracer",
     "extract",

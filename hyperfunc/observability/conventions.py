@@ -67,7 +67,7 @@ USAGE_REASONING_OUTPUT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
 
 CLIENT_TOKEN_USAGE: Final = "gen_ai.client.token.usage"  # {token}, histogram
 CLIENT_OPERATION_DURATION: Final = "gen_ai.client.operation.duration"  # s, histogram
-FITNESS: Final = "hyperfunc.fitness"  # 1, gauge; attribute hyperfunc.statistic
+FITNESS: Final = "hyperfunc.fitness"  # {fitness}, gauge; attribute hyperfunc.statistic
 
 HYPERFUNC_PREFIX: Final = "hyperfunc."
 

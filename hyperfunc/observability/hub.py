@@ -17,7 +17,7 @@ from hyperfunc.observability import conventions as names
 from hyperfunc.observability.delivery import Delivery, Exporter
 from hyperfunc.observability.metrics import Metrics
 from hyperfunc.observability.records import CallRecord, ObservationRecord, TraceSummary, summarize
-from hyperfunc.observability.spans import Sampling, Span, Tracer, span
+from hyperfunc.observability.spans import AroundCall, Sampling, Span, Tracer, span
 from hyperfunc.observability.tracing import trace_calls_with
 from hyperfunc.plugins import current_plugins
 
@@ -54,6 +54,7 @@ class ObservabilityHub:
         sampling: Sampling | float | None = None,
         content: bool = False,
         remote: tuple[int, int] | None = None,
+        around_calls: AroundCall | None = None,
     ) -> Iterator[Tracer]:
         """Record the calls made in the block.
 
@@ -63,6 +64,8 @@ class ObservabilityHub:
             sampling: which evaluations of a population to keep; a number is a fraction.
             content: keep inputs and outputs of calls; they may hold personal data.
             remote: the parent in another process, see :mod:`hyperfunc.observability.propagation`.
+            around_calls: entered around each call, for example ``hyperfunc_otlp.opentelemetry_context``, which hangs
+                the spans of instrumented libraries (HTTP clients, SDKs) under our calls.
 
         Raises:
             ConfigurationError: a session of this hub is open already.
@@ -80,7 +83,9 @@ class ObservabilityHub:
                 self._forgotten += 1
             self._spans.append((finished, content))
 
-        tracer = Tracer(remember, *deliveries, sampling=chosen, content=content, metrics=self.metrics)
+        tracer = Tracer(
+            remember, *deliveries, sampling=chosen, content=content, metrics=self.metrics, around_calls=around_calls
+        )
         self._open = True
         try:
             with trace_calls_with(tracer, remote=remote), ExitStack() as stack:

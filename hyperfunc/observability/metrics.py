@@ -125,7 +125,7 @@ class Metrics:
                 for (name, unit, series), histogram in self._histograms.items()
             ]
             points += [
-                MetricPoint(names.FITNESS, "gauge", "1", dict(series), self._start_ns, now, value)
+                MetricPoint(names.FITNESS, "gauge", "{fitness}", dict(series), self._start_ns, now, value)
                 for series, value in self._gauges.items()
             ]
         return points

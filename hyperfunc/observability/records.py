@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hyperfunc.errors import HyperfuncError
-from hyperfunc.journal.traces import preview
 from hyperfunc.observability import conventions as names
+from hyperfunc.observability.preview import preview
 from hyperfunc.observability.spans import Span
 from hyperfunc.usage import Usage
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from hyperfunc.errors import HyperfuncError
 from hyperfunc.tape import Call, current_call
 
-__all__ = ["Sampling", "Span", "SpanKind", "Tracer", "current_span", "current_tracer", "span", "tracing"]
+__all__ = ["AroundCall", "Sampling", "Span", "SpanKind", "Tracer", "current_span", "current_tracer", "span", "tracing"]
 
 SpanKind = Literal["run", "generation", "evaluation", "call"]
 
@@ -112,6 +112,9 @@ class Sampling:
 Receive = Callable[[Span], None]
 
 
+AroundCall = Callable[[Span], Callable[[], None]]
+
+
 class SpanCounter(Protocol):
     """What a tracer needs of metrics."""
 
@@ -126,6 +129,7 @@ class Tracer:
         sampling: which evaluations to keep.
         content: keep inputs and outputs of calls (they may hold personal data; off by default).
         metrics: counts every finished span, kept or not.
+        around_calls: called in the task of each call when it begins; what it returns is called when the call ends.
     """
 
     def __init__(
@@ -134,11 +138,13 @@ class Tracer:
         sampling: Sampling | None = None,
         content: bool = False,
         metrics: SpanCounter | None = None,
+        around_calls: AroundCall | None = None,
     ) -> None:
         self.receivers: list[Receive] = list(receive)
         self.sampling = sampling or Sampling()
         self.content = content
         self._metrics = metrics
+        self.around_calls = around_calls
         self.sampled_out = 0
         # Identifiers need no seed: they are names, and nothing that is computed depends on them.
         self._identifiers = random.Random()

@@ -6,7 +6,7 @@ Knows the tape, not the exporters. A tape is only ever recorded outside vmap, an
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,9 +18,10 @@ __all__ = ["TracingTape", "trace_calls_with"]
 
 
 class _SpannedCall(Call):
-    __slots__ = ("span",)
+    __slots__ = ("leave", "span")
 
     span: Span
+    leave: Callable[[], None] | None
 
 
 class TracingTape(Tape):
@@ -28,13 +29,16 @@ class TracingTape(Tape):
 
     Args:
         tracer: who makes the spans.
-        next_id: the first call's number.
+        keep: where the calls are kept as well, for whoever records an execution inside a traced one.
+        batches_first: see :class:`~hyperfunc.tape.Tape`.
     """
 
-    def __init__(self, tracer: Tracer, next_id: int = 0) -> None:
+    def __init__(self, tracer: Tracer, *, keep: bool = False, batches_first: bool = False) -> None:
         super().__init__()
         self._tracer = tracer
-        self._next_id = next_id
+        self._keep = keep
+        self._next_id = 0
+        self.batches_first = batches_first
 
     def begin(self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], parent: Call | None) -> Call:
         call = _SpannedCall(
@@ -46,8 +50,12 @@ class TracingTape(Tape):
             start=time.perf_counter(),
         )
         self._next_id += 1
+        if self._keep:
+            self.calls.append(call)
         call.span = self._tracer.start("call", function, current_span())
         call.span.call = call
+        around = self._tracer.around_calls
+        call.leave = None if around is None else around(call.span)
         scope = current_scope()
         if scope.example is not None:
             call.span.set(example=scope.example, repeat=scope.repeat)
@@ -56,12 +64,20 @@ class TracingTape(Tape):
     def finish(self, call: Call) -> None:
         super().finish(call)
         assert isinstance(call, _SpannedCall)
-        if not self._tracer.content:
+        if call.leave is not None:
+            call.leave()
+        if not self._tracer.content and not self._keep:
             # What is sent later must not keep inputs and outputs alive, nor could it leak them.
             call.args, call.kwargs = (), {}
         self._tracer.end(call.span, call.error)
-        if not self._tracer.content:
+        if not self._tracer.content and not self._keep:
             call.output = None
+
+    def nested(self) -> Tape:
+        return TracingTape(self._tracer, keep=True)
+
+    def for_population(self) -> Tape | None:
+        return TracingTape(self._tracer, batches_first=True)
 
 
 @contextmanager

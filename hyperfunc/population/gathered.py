@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from hyperfunc.binding import Binding
 from hyperfunc.errors import ConfigurationError, InputMutatedError
+from hyperfunc.observability.spans import span
 from hyperfunc.population.factored_members import one_member
 from hyperfunc.population.gathered_kernel import ComponentParameters
 from hyperfunc.population.gathered_queue import CallQueue, MemberRun
@@ -29,7 +30,7 @@ from hyperfunc.population.members import MemberBlock
 from hyperfunc.population.outcomes import BlockOutcome
 from hyperfunc.program import Program
 from hyperfunc.settings import Settings
-from hyperfunc.tape import recording
+from hyperfunc.tape import current_tape, recording
 
 __all__ = ["GatheredOutcome", "run_gathered"]
 
@@ -88,7 +89,8 @@ async def run_gathered(
     for member in chosen:
         if not 0 <= member < size:
             raise ConfigurationError(f"members: expected positions from 0 to {size - 1} in the block, got {member}")
-    with recording(None):
+    tape = current_tape()
+    with recording(tape.for_population() if tape is not None else None):
         return await _Gathering(program, block, inputs, settings, chosen).run()
 
 
@@ -148,13 +150,15 @@ class _Gathering:
         run = MemberRun(self.queue, member, member * len(self.inputs) + example)
         values, prepared = self._values_of(member)
         run.binding = Binding(values, route=run.route, prepared=prepared, defaults=self.program.defaults)
-        task = self.queue.loop.create_task(
-            self.program(run.binding, self.inputs[example]), context=self._context.copy()
-        )
+        task = self.queue.loop.create_task(self._one(run.binding, member, example), context=self._context.copy())
         self.queue.live += 1
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, run, position, example), context=self._context)
         return True
+
+    async def _one(self, binding: Binding, member: int, example: int) -> Any:
+        with span("evaluation", "evaluation", member=member, example=example):
+            return await self.program(binding, self.inputs[example])
 
     def _ended(self, run: MemberRun, position: int, example: int, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

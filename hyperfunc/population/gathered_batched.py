@@ -52,7 +52,7 @@ class BatchGroup:
     def answer(self, call: GatheredCall) -> Generator[Any, Any, Any]:
         """The result of ``call``."""
         self.queue.enqueue(self, call)
-        answer = yield from call.future
+        answer = yield from call.__await__()
         if answer is not EAGERLY:
             return answer
         self.queue.made_alone(self.component, self.refused)
@@ -61,7 +61,7 @@ class BatchGroup:
     def flush(self) -> None:
         """Start the batches of every waiting call; each is a task of its own, since it may wait for something."""
         waiting, self.calls = self.calls, []
-        calls = [call for call in waiting if not call.future.done()]
+        calls = [call for call in waiting if not call.resolved]
         most = self.most or len(calls)
         for start in range(0, len(calls), most):
             context = contextvars.copy_context()
@@ -73,18 +73,17 @@ class BatchGroup:
             results = await self._results(calls)
         except asyncio.CancelledError:
             for call in calls:
-                call.future.cancel()
+                call.cancel()
             raise
         except Exception as error:
             if self.refused:
                 _set_results(calls, [EAGERLY] * len(calls))
             elif len(calls) == 1:
-                if not calls[0].future.done():
-                    calls[0].future.set_exception(error)
+                calls[0].answer_soon(None, error)
             else:
                 half = len(calls) // 2
-                await self._run([call for call in calls[:half] if not call.future.done()])
-                await self._run([call for call in calls[half:] if not call.future.done()])
+                await self._run([call for call in calls[:half] if not call.resolved])
+                await self._run([call for call in calls[half:] if not call.resolved])
         else:
             self.queue.kernels += 1
             self.queue.gathered_calls += len(calls)
@@ -99,7 +98,8 @@ class BatchGroup:
         kwargs: Any = {name: _batch([call.kwargs[name] for call in calls]) for name in calls[0].kwargs}
         injected: Any = calls[0].injected()
         if function.local_gpu:
-            args, kwargs, injected = self.queue.placement.moved((args, kwargs, dict(injected)))
+            args, kwargs = self.queue.placement.moved((args, kwargs))
+            injected = calls[0].placed(self.queue.placement)
         result = function.body(args, kwargs, injected)
         if inspect.isawaitable(result):
             result = await result
@@ -124,5 +124,4 @@ def _batch(values: list[Any]) -> Any:
 
 def _set_results(calls: Sequence[GatheredCall], results: Sequence[Any]) -> None:
     for call, result in zip(calls, results, strict=True):
-        if not call.future.done():
-            call.future.set_result(result)
+        call.answer_soon(result)

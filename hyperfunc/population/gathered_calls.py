@@ -22,12 +22,22 @@ from torch.utils import _pytree as pytree
 
 from hyperfunc.binding import Binding, ComponentScope, Frame, bound
 from hyperfunc.calling import prepare_injected
+from hyperfunc.population.gathered_answer import Answer
 from hyperfunc.population.gathered_arguments import Layout
 from hyperfunc.population.gathered_kernel import ComponentParameters, GatheredKernel, KernelRefusedError
 from hyperfunc.population.proof import first_difference
 from hyperfunc.settings import Settings
 
-__all__ = ["EAGERLY", "Component", "GatheredCall", "KernelGroup", "Placement", "QueueOfCalls", "RunOfMember"]
+__all__ = [
+    "EAGERLY",
+    "Component",
+    "GatheredCall",
+    "KernelGroup",
+    "Placement",
+    "QueueOfCalls",
+    "RunOfMember",
+    "UnprovenCall",
+]
 
 EAGERLY = object()
 """An answer: make this call alone after all."""
@@ -64,6 +74,7 @@ class QueueOfCalls(Protocol):
     first_call: KernelGroup | None
     kernels: int
     gathered_calls: int
+    answered: list[GatheredCall]
 
     def enqueue(self, group: Any, call: GatheredCall) -> None: ...
 
@@ -104,10 +115,10 @@ class Component:
         self.injected_position: int = function.injected_position
 
 
-class GatheredCall:
-    """A call on its way into a kernel."""
+class GatheredCall(Answer):
+    """A call on its way into a kernel, and the awaitable of its result."""
 
-    __slots__ = ("args", "future", "group", "kwargs", "run", "tensors")
+    __slots__ = ("args", "group", "kwargs", "run", "tensors")
 
     def __init__(
         self,
@@ -116,18 +127,18 @@ class GatheredCall:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         tensors: tuple[Tensor, ...],
-        future: asyncio.Future[Any],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
+        # What Answer.__init__ does, without the call of it: this is made for every call of a program.
+        self.loop = loop
+        self.resolved = False
+        self.value = self.error = self.wakeup = self.context = None
+        self._asyncio_future_blocking = False
         self.run = run
         self.group = group
         self.args = args
         self.kwargs = kwargs
         self.tensors = tensors
-        self.future = future
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        """The result, of a call that may turn out to be made alone; calls of proven groups await the bare future."""
-        return (yield from self.group.answer(self))
 
     def injected(self) -> Mapping[str, Any]:
         """The injected arguments of this call's component for its member."""
@@ -144,14 +155,30 @@ class GatheredCall:
         function = self.group.component.function
         if not function.local_gpu:
             return function.body(self.args, self.kwargs, self.injected())
-        args, kwargs, injected = self.group.queue.placement.moved((self.args, self.kwargs, dict(self.injected())))
-        return function.body(args, kwargs, injected)
+        placement: Placement = self.group.queue.placement
+        args, kwargs = placement.moved((self.args, self.kwargs))
+        return function.body(args, kwargs, self.placed(placement))
+
+    def placed(self, placement: Placement) -> dict[str, Any]:
+        """The injected arguments on the device: tensors are moved before a parameter type hides them in an object."""
+        component: Component = self.group.component
+        function = component.function
+        names = [spec.name for spec in function.tensor_specs] + list(function.texts)
+        values = placement.moved({name: self.run.binding.value(f"{component.name}.{name}") for name in names})
+        if function.hp_type is not None:
+            values["hp"] = function.hp_type.from_tensor(values["hp"])
+        if not function.is_module:
+            values = {name: value for name, value in values.items() if name in function.accepted_injections}
+        return dict(values)
 
     def brought_home(self, result: Any) -> Any:
         """``result`` on the device that the arguments came from."""
         if not self.group.component.function.local_gpu:
             return result
-        home = self.tensors[0].device
+        tensors = [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        if not tensors:
+            return result
+        home = tensors[0].device
         return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(home), result)
 
     async def alone(self) -> Any:
@@ -160,6 +187,18 @@ class GatheredCall:
         if inspect.isawaitable(result):
             result = await in_flight(self.run.binding, result)
         return self.brought_home(result)
+
+
+class UnprovenCall:
+    """The awaitable of a call that may turn out to be made alone."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: GatheredCall) -> None:
+        self._call = call
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield from self._call.group.answer(self._call))
 
 
 async def in_flight(binding: Binding, result: Any) -> Any:
@@ -178,7 +217,7 @@ class KernelGroup:
 
     Attributes:
         calls: those that wait.
-        proven: a kernel gave what the first call gave alone; from then on calls await bare futures.
+        proven: a kernel gave what the first call gave alone; from then on calls are awaited as they are.
         refused: why its calls are made alone; empty where they are not.
     """
 
@@ -215,7 +254,7 @@ class KernelGroup:
                 return value
         if not self.refused:
             self.queue.enqueue(self, call)
-            answer = yield from call.future
+            answer = yield from call.__await__()
             if answer is not EAGERLY:
                 return answer
         self.queue.made_alone(self.component, self.refused)
@@ -267,7 +306,7 @@ class KernelGroup:
     def flush(self) -> None:
         """Answer every waiting call."""
         waiting, self.calls = self.calls, []
-        calls = [call for call in waiting if not call.future.done()]
+        calls = [call for call in waiting if not call.resolved]
         if not calls:
             return
         if not self.proven and not self.refused:
@@ -295,23 +334,28 @@ class KernelGroup:
             self.queue.kernels += 1
             self.queue.gathered_calls += len(calls)
             for call, result in zip(calls, results, strict=True):
-                call.future.set_result(result)
+                call.value = result
+                call.resolved = True
+            self.queue.answered += calls
 
     def _give_back(self, calls: Sequence[GatheredCall]) -> None:
         for call in calls:
-            call.future.set_result(EAGERLY)
+            call.resolve(EAGERLY)
+        self.queue.answered += calls
 
     def _make_here(self, calls: Sequence[GatheredCall]) -> None:
-        """Make calls one by one, whose tasks await bare futures. What they raise alone is what they raise."""
+        """Make calls one by one, whose tasks await nothing but their values. What they raise alone is what they
+        raise."""
         for call in calls:
             self.queue.made_alone(self.component, self.refused or "a kernel with it raised")
             try:
                 with torch.no_grad(), bound(self.kernel.frame):
                     result = call.brought_home(self.component.function.drive(call.body()))
             except Exception as error:
-                call.future.set_exception(error)
+                call.resolve(None, error)
             else:
-                call.future.set_result(result)
+                call.resolve(result)
+        self.queue.answered += calls
 
 
 def _packed(

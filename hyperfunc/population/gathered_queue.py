@@ -21,9 +21,9 @@ from torch import Tensor
 from hyperfunc.binding import Binding, CallDefaults, ComponentScope
 from hyperfunc.population.gathered_arguments import describe, flat_key
 from hyperfunc.population.gathered_batched import BatchGroup, batch_key
-from hyperfunc.population.gathered_calls import Component, GatheredCall, KernelGroup, Placement
+from hyperfunc.population.gathered_calls import Component, GatheredCall, KernelGroup, Placement, UnprovenCall
 from hyperfunc.population.gathered_kernel import ComponentParameters, kernel_rows
-from hyperfunc.settings import Settings
+from hyperfunc.settings import Settings, context_stack
 
 __all__ = ["CallQueue", "MemberRun"]
 
@@ -60,7 +60,7 @@ class MemberRun:
             component = queue.component(function, name)
         if queue.first_call is not None and not queue.first_call.refused:
             queue.first_call.refused = f"it calls the hyperfunction {name}"
-        if not queue.defaults.none_apply:
+        if context_stack() is not queue.unlimited:
             queue.made_alone(component, "limits of the settings apply to it")
             return None
         if component.refused:
@@ -70,9 +70,14 @@ class MemberRun:
             tensor = args[0]
             group = component.of_one_tensor.get((tensor.shape, tensor.dtype, tensor.device))
             if group is not None and group.proven:
-                future = queue.loop.create_future()
-                queue.enqueue(group, GatheredCall(self, group, args, kwargs, args, future))
-                return future
+                call = GatheredCall(self, group, args, kwargs, args, queue.loop)
+                calls = group.calls
+                if calls and queue.check_due:  # most calls; the rest of enqueue() changes nothing then
+                    calls.append(call)
+                    queue.waiting += 1
+                else:
+                    queue.enqueue(group, call)
+                return call
         return queue.offer(self, component, args, kwargs)
 
 
@@ -92,6 +97,8 @@ class CallQueue:
         gathered_calls: number of calls that they answered.
         eager_calls: number of calls made alone.
         reasons: component -> why calls of it were first made alone.
+        waiting: number of calls that wait.
+        check_due: whether the event loop will look soon whether it is time for kernels.
     """
 
     def __init__(
@@ -103,7 +110,6 @@ class CallQueue:
     ) -> None:
         self.scope = scope
         self.settings = settings
-        self.defaults = defaults
         self.placement = Placement(settings)
         self.loop = get_running_loop()
         self.components: dict[str, Component] = {}
@@ -113,14 +119,17 @@ class CallQueue:
         self.gathered_calls = 0
         self.eager_calls = 0
         self.reasons: dict[str, str] = {}
+        self.answered: list[GatheredCall] = []  # calls whose tasks have not been woken yet
+        # The stack of `with Settings(...)` blocks under which no limits apply to calls that declare none.
+        self.unlimited = context_stack() if defaults.none_apply else None
         self._parameters_of = parameters_of
         self._context = contextvars.copy_context()
         self._batches: set[asyncio.Task[None]] = set()
         self._filled: list[KernelGroup | BatchGroup] = []  # groups with waiting calls
-        self._waiting = 0
+        self.waiting = 0
         self._seen = 0  # _waiting at the last check
         self._idle = 0  # checks in a row that saw nothing new
-        self._check_due = False
+        self.check_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._fruitless = 0  # waits in a row that brought nothing
         self._skip_waits = 0
@@ -189,19 +198,19 @@ class CallQueue:
         if group.refused:
             self.made_alone(component, group.refused)
             return None
-        call = GatheredCall(run, group, args, kwargs, tensors, self.loop.create_future())
+        call = GatheredCall(run, group, args, kwargs, tensors, self.loop)
         if not group.proven:
-            return call
+            return UnprovenCall(call)
         self.enqueue(group, call)
-        return call.future
+        return call
 
     def enqueue(self, group: KernelGroup | BatchGroup, call: GatheredCall) -> None:
-        """Add a call whose future will be answered."""
+        """Add a call that waits for its answer."""
         if not group.calls:
             self._filled.append(group)
         group.calls.append(call)
-        self._waiting += 1
-        if not self._check_due and (self._timer is None or self._waiting >= self.live):
+        self.waiting += 1
+        if not self.check_due and (self._timer is None or self.waiting >= self.live):
             self._check_soon()
 
     # --- when ----------------------------------------------------------------------------------------------------
@@ -209,20 +218,20 @@ class CallQueue:
     def run_ended(self) -> None:
         """A run is no longer alive: the others may all be waiting now."""
         self.live -= 1
-        if self._timer is not None and self._waiting >= self.live and not self._check_due:
+        if self._timer is not None and self.waiting >= self.live and not self.check_due:
             self._check_soon()
 
     def _check_soon(self) -> None:
-        self._check_due = True
+        self.check_due = True
         self.loop.call_soon(self._check, context=self._context)
 
     def _check(self) -> None:
-        self._check_due = False
-        if self._waiting == 0:
+        self.check_due = False
+        if self.waiting == 0:
             return
-        if self._waiting < self.live:
-            if self._waiting != self._seen:
-                self._seen = self._waiting
+        if self.waiting < self.live:
+            if self.waiting != self._seen:
+                self._seen = self.waiting
                 self._idle = 0
                 self._check_soon()
                 return
@@ -232,7 +241,7 @@ class CallQueue:
                 return
             if self._timer is None and self._should_wait():
                 self._timer = self.loop.call_later(
-                    self.settings.gather_wait_s or 0.0, self._waited, self._waiting, context=self._context
+                    self.settings.gather_wait_s or 0.0, self._waited, self.waiting, context=self._context
                 )
                 return
         self._flush()
@@ -247,12 +256,12 @@ class CallQueue:
 
     def _waited(self, waiting_then: int) -> None:
         self._timer = None
-        if self._waiting > waiting_then:
+        if self.waiting > waiting_then:
             self._fruitless = 0
         else:
             self._fruitless += 1
             self._skip_waits = min(2**self._fruitless, _LONGEST_BACKOFF)
-        if not self._check_due:
+        if not self.check_due:
             self._flush()
 
     def _flush(self) -> None:
@@ -261,15 +270,33 @@ class CallQueue:
             self._timer = None
             self._fruitless = 0
         filled, self._filled = self._filled, []
-        self._waiting = self._seen = self._idle = 0
+        self.waiting = self._seen = self._idle = 0
         for group in filled:
-            calls = group.calls
-            try:
-                group.flush()
-            except Exception as error:  # a fault of ours must not leave tasks waiting for ever
-                for call in calls:
-                    if not call.future.done():
-                        call.future.set_exception(error)
+            self._flush_group(group)
+        self._wake()
+
+    def _flush_group(self, group: KernelGroup | BatchGroup) -> None:
+        calls = group.calls
+        try:
+            group.flush()
+        except Exception as error:  # a fault of ours must not leave tasks waiting for ever
+            for call in calls:
+                if not call.resolved:
+                    call.resolve(None, error)
+                    self.answered.append(call)
+
+    def _wake(self) -> None:
+        """Let the tasks whose calls were answered go on, one after the other, right here."""
+        answered, self.answered = self.answered, []
+        answered.reverse()
+        try:
+            while answered:  # let go of each before the next: what is kept alive makes the garbage collector run
+                call = answered.pop()
+                if call.wakeup is not None and call.context is not None:
+                    call.context.run(call.wakeup, call)
+        finally:  # a task was interrupted (KeyboardInterrupt); the others must still hear of their answers
+            for call in answered:
+                self.loop.call_soon(call.wake)
 
     # --- batches and the end -------------------------------------------------------------------------------------
 
@@ -284,7 +311,7 @@ class CallQueue:
         dropped = 0
         for group in self._filled:
             for call in group.calls:
-                if call.run is run and call.future.cancel():
+                if call.run is run and call.cancel():
                     dropped += 1
         return dropped
 
@@ -293,9 +320,9 @@ class CallQueue:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        left = [call for group in self._filled for call in group.calls if call.future.cancel()]
+        left = [call for group in self._filled for call in group.calls if call.cancel()]
         self._filled = []
-        self._waiting = 0
+        self.waiting = 0
         batches = list(self._batches)
         for task in batches:
             task.cancel()

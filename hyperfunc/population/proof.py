@@ -48,7 +48,7 @@ async def reference_run(program: Program, block: MemberBlock, member: int, input
     tensors = {n: t for n, t in enumerate(pytree.tree_leaves(dict(inputs))) if isinstance(t, Tensor)}
     versions = {n: t._version for n, t in tensors.items()}
     tape = Tape()
-    with torch.no_grad(), recording(tape):
+    with recording(tape):
         output = await program(Binding(values, defaults=program.defaults), inputs)
     if any(t._version != versions[n] for n, t in tensors.items()):
         raise InputMutatedError(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from hyperfunc.binding import Binding
+from hyperfunc.observability.spans import span
 from hyperfunc.population.factored_members import one_member
 from hyperfunc.population.members import MemberBlock
 from hyperfunc.population.outcomes import BlockOutcome
 from hyperfunc.program import Program
-from hyperfunc.tape import recording
+from hyperfunc.tape import current_tape, recording
 
 __all__ = ["run_sequential"]
 
@@ -22,13 +21,17 @@ async def run_sequential(program: Program, block: MemberBlock, inputs: Sequence[
     members = next(iter(block.values())).size if block else 1
     outcome = BlockOutcome(members, len(inputs), rows=[[None] * len(inputs) for _ in range(members)])
     assert outcome.rows is not None
+    tape = current_tape()
     for member in range(members):
         values: dict[str, Any] = dict(program.theta)
         values.update(one_member(block, member))
         prepared: dict[str, Any] = {}
         for example, example_inputs in enumerate(inputs):
             try:
-                with torch.no_grad(), recording(None):
+                with (
+                    recording(tape.for_population() if tape is not None else None),
+                    span("evaluation", "evaluation", member=member, example=example),
+                ):
                     binding = Binding(values, prepared=prepared, defaults=program.defaults)
                     outcome.rows[member][example] = await program(binding, example_inputs)
             except Exception as error:

@@ -151,7 +151,9 @@ def error_for_status(
 ) -> errors.LLMError:
     """The error for an HTTP status and the provider's (redacted) message."""
     kind: type[errors.LLMError]
-    if status == 402 or (status == 429 and _QUOTA.search(message)):
+    if status == 403 and "CachedContent" in message:  # Google's way to say that a cache has expired: the key is fine
+        kind = errors.InvalidRequestError
+    elif status == 402 or (status == 429 and _QUOTA.search(message)):
         kind = errors.BalanceError
     elif status == 429:
         kind = errors.RateLimitedError

@@ -30,7 +30,7 @@ from hyperfunc_llm.errors import UnknownAliasError
 from hyperfunc_llm.prices import Price, known_model, listed_price
 from hyperfunc_llm.secrets import SecretKey
 
-__all__ = ["Endpoint", "Endpoints", "resolve_endpoint"]
+__all__ = ["Endpoint", "Endpoints", "endpoint_stack", "resolve_endpoint"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,11 @@ _DEFAULT = Endpoint(
 
 _stack: ContextVar[tuple[Endpoints, ...]] = ContextVar("hyperfunc_llm_endpoints", default=())
 _tokens: ContextVar[tuple[Token[tuple[Endpoints, ...]], ...]] = ContextVar("hyperfunc_llm_endpoint_tokens", default=())
+
+
+def endpoint_stack() -> tuple[Endpoints, ...]:
+    """The ``with Endpoints(...)`` blocks around the caller, innermost last; the same object while nothing changes."""
+    return _stack.get()
 
 
 class Endpoints(Mapping[str, Endpoint]):

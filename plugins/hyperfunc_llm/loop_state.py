@@ -28,6 +28,7 @@ class LoopState:
         self.hits = 0
         self._gates: dict[tuple[str, str | None, str | None], Gate] = {}
         self._transports: dict[str, Transport] = {}
+        self._loading = asyncio.Lock()
         self._keeper: AsyncGenerator[None, None] | None = None
 
     def gate(self, alias: str, endpoint: Endpoint) -> Gate:
@@ -45,15 +46,21 @@ class LoopState:
         """The transport called ``name``; closed when the event loop shuts its generators down, if not before."""
         transport = self._transports.get(name)
         if transport is None:
-            transport = _make_transport(name)
-            await transport.load()
-            transport = self._transports.setdefault(name, transport)  # somebody else may have been faster
-            if self._keeper is None:
-                # asyncio.run() and test runners close asynchronous generators before they close the loop: the only
-                # place where connections can still be closed when nobody called aclose().
-                self._keeper = self._close_at_the_end()
-                await anext(self._keeper)
+            async with self._loading:
+                if name not in self._transports:
+                    transport = _make_transport(name)
+                    await transport.load()
+                    self._transports[name] = transport
+                    await self._keep_until_the_end()
+            transport = self._transports[name]
         return transport
+
+    async def _keep_until_the_end(self) -> None:
+        """asyncio.run() and test runners close asynchronous generators before they close the loop: the only place
+        where connections can still be closed when nobody called aclose()."""
+        if self._keeper is None:
+            self._keeper = self._close_at_the_end()
+            await anext(self._keeper)
 
     async def gemini_client(self) -> HTTPClient:
         """The HTTP client of the Gemini transport, for requests that are no model calls."""

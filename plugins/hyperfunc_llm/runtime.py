@@ -19,7 +19,7 @@ from hyperfunc.plugins import current_plugins
 from hyperfunc.scope import current_scope
 from hyperfunc_llm.attempts import AttemptMaker
 from hyperfunc_llm.classification import ClassifyCustom, ErrorInfo, PostClassify, classify
-from hyperfunc_llm.endpoints import Endpoint, Endpoints, resolve_endpoint
+from hyperfunc_llm.endpoints import Endpoint, Endpoints, endpoint_stack, resolve_endpoint
 from hyperfunc_llm.execution import Execution, Judge, Repair, active_execution
 from hyperfunc_llm.loop_state import LoopState
 from hyperfunc_llm.strategies import CallStrategy
@@ -50,15 +50,23 @@ class LLMRuntime:
     ) -> None:
         self._endpoints = endpoints if endpoints is None or isinstance(endpoints, Endpoints) else Endpoints(endpoints)
         self._custom, self._post = tuple(classify_custom), tuple(post_classify)
+        # The latest answer per alias; merging twenty-odd fields of five levels would be the dearest part of a call.
+        self._resolved: dict[str, tuple[tuple[Any, ...], Endpoint]] = {}
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopState] = WeakKeyDictionary()
 
     # --- configuration -------------------------------------------------------------------------------------------
 
     def endpoint(self, alias: str, call: Endpoint | None = None, bound: Endpoint | None = None) -> Endpoint:
         """Everything known about ``alias``; see :func:`~hyperfunc_llm.endpoints.resolve_endpoint`."""
+        levels = (endpoint_stack(), call, bound)
+        known = self._resolved.get(alias)
+        if known is not None and all(a is b for a, b in zip(known[0], levels, strict=True)):
+            return known[1]
         if self._endpoints is None:
             self._endpoints = Endpoints.load()
-        return resolve_endpoint(alias, self._endpoints, call, bound)
+        endpoint = resolve_endpoint(alias, self._endpoints, call, bound)
+        self._resolved[alias] = (levels, endpoint)
+        return endpoint
 
     def check(self, *aliases: str) -> None:
         """Fail now rather than at the first call.
@@ -89,6 +97,12 @@ class LLMRuntime:
     def stats(self) -> dict[str, Any]:
         """Per alias: limits, pauses, requests in flight; and hits of the call store. JSON values."""
         return self.state.stats()
+
+    async def __aenter__(self) -> LLMRuntime:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Close this event loop's connections; otherwise that happens when the loop shuts down."""

@@ -20,6 +20,7 @@ from hyperfunc_llm.types import LLMResponse, Message
 __all__ = ["OutputType", "parse_json", "repair_messages"]
 
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
+_START = re.compile(r'{\s*["}]|\[\s*["{\[\]\dtfn-]')  # a brace in prose is followed by something else
 _DECODER = json.JSONDecoder()
 
 
@@ -34,11 +35,12 @@ def parse_json(text: str) -> Any:
             return json.loads(candidate)
         except ValueError:
             continue
-    for start in (m.start() for m in re.finditer(r"[{\[]", text)):
+    start = _START.search(text)
+    if start is not None:
         try:
-            return _DECODER.raw_decode(text, start)[0]
+            return _DECODER.raw_decode(text, start.start())[0]
         except ValueError:
-            continue
+            pass  # what follows would be a part of a broken value
     raise OutputValidationError(f"expected JSON, got: {text[:200]!r}", content=text)
 
 
@@ -79,9 +81,25 @@ class OutputType:
         """
         if response.tool_calls and not response.content:
             return response
+        return self.validate(parse_json(response.content), response)
+
+    def read(self, response: LLMResponse) -> dict[str, Any]:
+        """The JSON object in ``response``, not validated.
+
+        Raises:
+            OutputValidationError: there is no JSON, or no object.
+        """
+        value = parse_json(response.content)
+        if not isinstance(value, dict):
+            raise OutputValidationError(
+                f"expected a JSON object, got: {response.content[:200]!r}", content=response.content
+            )
+        return value
+
+    def validate(self, value: Any, response: LLMResponse) -> LLMResponse:
+        """``response`` with ``value``, validated, as ``parsed``; raises as :meth:`judge`."""
         from pydantic import ValidationError
 
-        value = parse_json(response.content)
         try:
             return replace(response, parsed=self._adapter.validate_python(value))
         except ValidationError as error:

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from hyperfunc.errors import ConfigurationError
 from hyperfunc_local.errors import ContextLengthError
-from hyperfunc_local.models import llama
-from hyperfunc_local.models.cache import KeyValueCache
+from hyperfunc_local.models.causal import CausalModel, TextCache, causal_model
 from hyperfunc_local.models.configuration import LlamaConfig
 from hyperfunc_local.models.weights import BoundWeights
 from hyperfunc_local.sampling.parameters import DecodingParameters
@@ -106,12 +105,18 @@ class Engine:
     """
 
     def __init__(
-        self, config: LlamaConfig, weights: BoundWeights, *, slots: int = 8, max_context: int | None = None
+        self,
+        config: LlamaConfig | CausalModel,
+        weights: BoundWeights,
+        *,
+        slots: int = 8,
+        max_context: int | None = None,
     ) -> None:
         if slots < 1:
             raise ConfigurationError(f"slots: expected at least 1, got {slots}")
-        self.config = config
-        self.max_context = min(max_context or config.context_length, config.context_length)
+        self._model = causal_model(config)
+        longest = self._model.context_length
+        self.max_context = min(max_context or longest, longest)
         self._all_weights = weights
         self._max_slots = slots
         self._waiting: list[deque[Generation]] = [deque() for _ in range(weights.size)]
@@ -120,7 +125,7 @@ class Engine:
         self._position = {m: m for m in self._members}
         self._slots = 0  # slots of each, at present
         self._rows: list[_Row | None] = []  # members x slots
-        self._cache: KeyValueCache | None = None
+        self._cache: TextCache | None = None
         self.steps = 0
         """Batches computed so far."""
 
@@ -210,7 +215,7 @@ class Engine:
         start = self._position[member] * self._slots
         return sum(row is not None for row in self._rows[start : start + self._slots])
 
-    def _restart(self, newcomers: list[_Row]) -> tuple[KeyValueCache, Tensor]:
+    def _restart(self, newcomers: list[_Row]) -> tuple[TextCache, Tensor]:
         """The rectangle is empty: lay it out anew and read all prompts straight into its cache."""
         members = sorted({row.generation.request.member for row in newcomers})
         self._take_members(members)
@@ -223,28 +228,28 @@ class Engine:
         for place, row in zip(places, newcomers, strict=True):
             prompts[place] = row.generation.request.prompt
         ids, padding = _left_padded(prompts, self._weights.device)
-        cache = KeyValueCache(self.config, len(prompts), _UNLIMITED)
+        cache = self._model.new_cache(len(prompts), _UNLIMITED)
         shaped = ids.view(len(members), self._slots, -1)
-        logits = llama.forward(self.config, self._weights, shaped, padding=padding, cache=cache, output="last").view(
+        logits = self._model.forward(self._weights, shaped, padding=padding, cache=cache, output="last").view(
             len(prompts), -1
         )
         self.steps += 1
         return cache, logits[torch.tensor(places, device=logits.device)]
 
-    def _join(self, newcomers: list[_Row]) -> tuple[KeyValueCache, Tensor]:
+    def _join(self, newcomers: list[_Row]) -> tuple[TextCache, Tensor]:
         """Others are running: read the new prompts in a batch of their own, then put them into free rows."""
         assert self._cache is not None
         self._make_room(newcomers)
         places = self._assign(newcomers)
         prompts = [row.generation.request.prompt for row in newcomers]
         ids, padding = _left_padded(prompts, self._weights.device)
-        cache = KeyValueCache(self.config, len(prompts), ids.shape[1])
+        cache = self._model.new_cache(len(prompts), ids.shape[1])
         if self._all_weights.size == 1:
             weights, shaped = self._weights, ids.unsqueeze(0)
         else:
             members = torch.tensor([row.generation.request.member for row in newcomers], device=ids.device)
             weights, shaped = self._all_weights.select(members), ids.unsqueeze(1)
-        logits = llama.forward(self.config, weights, shaped, padding=padding, cache=cache, output="last")
+        logits = self._model.forward(weights, shaped, padding=padding, cache=cache, output="last")
         self._compact()
         self._cache.place(torch.tensor(places, device=ids.device), cache)
         self.steps += 1
@@ -318,7 +323,7 @@ class Engine:
         assert self._cache is not None
         last = torch.tensor([row.last if row is not None else 0 for row in self._rows], device=self._weights.device)
         shaped = last.view(len(self._members), self._slots, 1)
-        logits = llama.forward(self.config, self._weights, shaped, cache=self._cache, output="last")
+        logits = self._model.forward(self._weights, shaped, cache=self._cache, output="last")
         self.steps += 1
         logits = logits.view(len(self._rows), -1)
         rows = [row for row in self._rows if row is not None]
@@ -335,7 +340,7 @@ class Engine:
     def _accept(self, row: _Row, token: int) -> TokenEvent:
         generation = row.generation
         request = generation.request
-        if token in self.config.stop_ids and not request.decoding.ignore_end:
+        if token in self._model.stop_ids and not request.decoding.ignore_end:
             if request.top_logprobs is not None:
                 generation.logprobs.pop()
                 generation.top.pop()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from hyperfunc.plugins import current_plugins
 from hyperfunc_local.errors import (
     ModelFileError,
     TokenizerError,
@@ -22,7 +23,9 @@ from hyperfunc_local.errors import (
 from hyperfunc_local.files.gguf_files import read_gguf
 from hyperfunc_local.files.safetensors_files import read_json, read_safetensors, write_safetensors
 from hyperfunc_local.model import LocalModel
+from hyperfunc_local.models.causal import CausalModel
 from hyperfunc_local.models.configuration import FAMILIES, LlamaConfig
+from hyperfunc_local.models.fallback import load_with_transformers
 from hyperfunc_local.sampling.parameters import resolve
 from hyperfunc_local.tokenizers.base import Tokenizer
 from hyperfunc_local.tokenizers.chat import ChatTemplate
@@ -41,10 +44,16 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     name: str | None = None,
+    fallback: bool = False,
 ) -> LocalModel:
     """A model from a directory (``config.json``, ``*.safetensors``, tokenizer files) or a ``.gguf`` file.
 
+    The architecture named in ``config.json`` is looked up among the registered model families (hook
+    ``hyperfunc_register_model_families``), then in the Llama family of this package.
+
     Args:
+        fallback: run other architectures through ``transformers`` (see :mod:`hyperfunc_local.models.fallback`: correct,
+            but every token reads the whole text again).
         dtype: of the weights; default: as stored (GGUF: float32).
         name: under which it is served; default: the file's or directory's.
 
@@ -59,28 +68,47 @@ def load_model(
     if path.is_file() and path.suffix == ".gguf":
         return _load_gguf(path, dtype or torch.float32, device, name or path.stem)
     if path.is_dir():
-        return _load_directory(path, dtype, device, name or path.resolve().name)
+        return _load_directory(path, dtype, device, name or path.resolve().name, fallback)
     raise ModelFileError(f"{path}: no such model; expected a directory with config.json, or a .gguf file")
 
 
-def _load_directory(path: Path, dtype: torch.dtype | None, device: torch.device | str, name: str) -> LocalModel:
-    config = LlamaConfig.from_hf(read_json(path / "config.json"))
+def _load_directory(
+    path: Path, dtype: torch.dtype | None, device: torch.device | str, name: str, fallback: bool
+) -> LocalModel:
+    data = read_json(path / "config.json")
+    settings = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
+    common: dict[str, Any] = {
+        "tokenizer": _tokenizer(path, settings),
+        "template": _template(path, settings),
+        "decoding": _decoding(path),
+        "name": name,
+    }
+    try:
+        config = _family(data)
+    except UnsupportedArchitectureError:
+        if not fallback:
+            raise
+        model = load_with_transformers(path, dtype=dtype, device=device)
+        return LocalModel(config=model, weights=model.weights(), **common)
     weights = read_safetensors(path, config.shapes())
     for tensor_name, tensor in weights.items():
         if tensor.dtype not in _FLOATING:
             raise UnsupportedTensorTypeError(
                 f"{path}: {tensor_name} is {tensor.dtype}; expected floating-point weights"
             )
-    settings = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
-    target = dtype or weights["model.embed_tokens.weight"].dtype
-    return LocalModel(
-        config=config,
-        weights={n: w.to(device=device, dtype=target) for n, w in weights.items()},
-        tokenizer=_tokenizer(path, settings),
-        template=_template(path, settings),
-        decoding=_decoding(path),
-        name=name,
-    )
+    target = dtype or next(iter(weights.values())).dtype
+    placed = {n: w.to(device=device, dtype=target) for n, w in weights.items()}
+    return LocalModel(config=config, weights=placed, **common)
+
+
+def _family(data: Mapping[str, Any]) -> LlamaConfig | CausalModel:
+    """The configuration as the family of its architecture reads it."""
+    families = current_plugins().registry("model_families")
+    for architecture in data.get("architectures") or []:
+        if isinstance(architecture, str) and architecture in families:
+            found: LlamaConfig | CausalModel = families.get(architecture)(data)
+            return found
+    return LlamaConfig.from_hf(data)
 
 
 def _load_gguf(path: Path, dtype: torch.dtype, device: torch.device | str, name: str) -> LocalModel:
@@ -158,6 +186,8 @@ def save_model(model: LocalModel, directory: str | Path, *, shard_bytes: int | N
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    if not isinstance(model.config, LlamaConfig):
+        raise UnsupportedArchitectureError("only models of the Llama family are saved; this one is of another family")
     (directory / "config.json").write_text(json.dumps(_hf_config(model.config), indent=2))
     write_safetensors(model.weights, directory, shard_bytes=shard_bytes)
     if isinstance(model.tokenizer, HFTokenizer):

@@ -21,8 +21,9 @@ from hyperfunc_local.engine import Generation, GenerationRequest
 from hyperfunc_local.errors import TokenizerError
 from hyperfunc_local.files.safetensors_files import check_shapes
 from hyperfunc_local.generation import generate
-from hyperfunc_local.models import llama
+from hyperfunc_local.models.causal import CausalModel, causal_model
 from hyperfunc_local.models.configuration import LlamaConfig
+from hyperfunc_local.models.packed import PackedWeights
 from hyperfunc_local.models.weights import BoundWeights
 from hyperfunc_local.sampling.parameters import DecodingParameters, ResolvedDecoding, resolve
 from hyperfunc_local.sampling.sampler import LogitsProcessor
@@ -37,10 +38,10 @@ Prompt = str | Sequence[int]
 
 @dataclass(frozen=True, eq=False)
 class LocalModel:
-    """A causal language model of the Llama family.
+    """A causal language model.
 
     Attributes:
-        config: what it is.
+        config: what it is: of the Llama family, or another :class:`~hyperfunc_local.models.causal.CausalModel`.
         weights: name -> tensor, under Hugging Face state-dict names.
         tokenizer: ``None`` for models that are fed ids only.
         template: how a conversation becomes a prompt.
@@ -48,12 +49,16 @@ class LocalModel:
         name: under which it is served.
     """
 
-    config: LlamaConfig
+    config: LlamaConfig | CausalModel
     weights: Mapping[str, Tensor]
     tokenizer: Tokenizer | None = None
     template: ChatTemplate | None = None
     decoding: Mapping[str, Any] = field(default_factory=dict)
     name: str = "model"
+    _packed: PackedWeights = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_packed", PackedWeights(self.weights))
 
     @property
     def parameter_count(self) -> int:
@@ -80,12 +85,12 @@ class LocalModel:
 
     def bind(self, members: MemberBlock | None = None, adapters: Mapping[str, Adapter] | None = None) -> BoundWeights:
         """The weights as one block of members sees them."""
-        return BoundWeights(self.weights, members, adapters)
+        return BoundWeights(self.weights, members, adapters, packed=self._packed)
 
     def forward(self, ids: Tensor, members: MemberBlock | None = None, **options: Any) -> Tensor:
         """Logits ``[P, B, T, vocabulary]`` of ``ids`` ``[P, B, T]``; options of
         :func:`hyperfunc_local.models.llama.forward`."""
-        return llama.forward(self.config, self.bind(members), ids, **options)
+        return causal_model(self.config).forward(self.bind(members), ids, **options)
 
     def resolve(self, request: Mapping[str, Any] | None = None) -> ResolvedDecoding:
         """Decoding parameters: the request's, else the model's own, else the defaults; and who set each."""
@@ -172,7 +177,13 @@ class LocalModel:
             else:
                 ends.append(self.encode(text))
         with torch.inference_mode():
-            return score(self.config, self.bind(members), [self.encode(p) for p in prompts], ends, max_rows=max_rows)
+            return score(
+                causal_model(self.config),
+                self.bind(members),
+                [self.encode(p) for p in prompts],
+                ends,
+                max_rows=max_rows,
+            )
 
 
 def _is_ids(value: object) -> bool:

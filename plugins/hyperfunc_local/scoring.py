@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from hyperfunc.errors import ConfigurationError
-from hyperfunc_local.models import llama
-from hyperfunc_local.models.configuration import LlamaConfig
+from hyperfunc_local.models.causal import CausalModel
 from hyperfunc_local.models.weights import BoundWeights
 
 __all__ = ["Score", "score"]
@@ -32,7 +31,7 @@ class Score:
 
 
 def score(
-    config: LlamaConfig,
+    model: CausalModel,
     weights: BoundWeights,
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
@@ -64,12 +63,12 @@ def score(
         for row, i in enumerate(part):
             ids[row, : lengths[row]] = torch.tensor([*prompts[i], *continuations[i]])
         ids = ids.to(device)
-        hidden = llama.forward(config, weights, ids.expand(weights.size, -1, -1), output="hidden")
         rows = torch.tensor([row for row, i in enumerate(part) for _ in continuations[i]], device=device)
         steps = torch.tensor([s for i in part for s in range(len(continuations[i]))], device=device)
         starts = torch.tensor([len(prompts[i]) for i in part], device=device)
         places = starts[rows] + steps
-        logits = weights.unembed(hidden[:, rows, places - 1]).float()  # [P, scored tokens, V]
+        shared = ids.expand(weights.size, -1, -1)
+        logits = model.logits_at(weights, shared, rows, places - 1).float()  # [P, scored tokens, V]
         wanted = ids[rows, places].expand(weights.size, -1).unsqueeze(-1)
         chosen = logits.gather(-1, wanted).squeeze(-1)
         tokens[:, begin + rows, steps] = chosen - logits.logsumexp(-1)

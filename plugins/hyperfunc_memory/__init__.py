@@ -7,9 +7,16 @@ Start with :class:`Memory`. Backends are SQLite (FTS5) and PostgreSQL (tsvector)
 
 from __future__ import annotations
 
-from hyperfunc_memory.backend import BackendFactory, Match, MemoryBackend, ReadFilter, ScopeSelector
+from hyperfunc_memory.backend import BackendFactory, Match, MemoryBackend, ReadFilter, ScopeSelector, VectorBackend
+from hyperfunc_memory.embedding import Embedder
 from hyperfunc_memory.entries import MemoryEntry, MemoryType, Scope
-from hyperfunc_memory.errors import ExtractionError, MemoryInputError, MemorySchemaError, MemoryStoreError
+from hyperfunc_memory.errors import (
+    EmbeddingError,
+    ExtractionError,
+    MemoryInputError,
+    MemorySchemaError,
+    MemoryStoreError,
+)
 from hyperfunc_memory.extraction import Extractor, RuleExtractor
 from hyperfunc_memory.llm_extraction import LLMExtractor
 from hyperfunc_memory.memory import Memory
@@ -18,6 +25,8 @@ from hyperfunc_memory.sqlite_backend import SQLiteBackend
 
 __all__ = [
     "BackendFactory",
+    "Embedder",
+    "EmbeddingError",
     "ExtractionError",
     "Extractor",
     "LLMExtractor",
@@ -35,4 +44,5 @@ __all__ = [
     "SQLiteBackend",
     "Scope",
     "ScopeSelector",
+    "VectorBackend",
 ]

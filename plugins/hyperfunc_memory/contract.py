@@ -371,6 +371,7 @@ class MemoryContract:
     # Snapshots
 
     def test_a_snapshot_keeps_its_moment(self, memory: Memory) -> None:
+        before = memory.add(MemoryEntry(content="tea long before", subject="drink", entities=["Tea"]))
         kept = memory.add(MemoryEntry(content="tea first", subject="drink", entities=["Tea"]))
         with memory.snapshot() as view:
             memory.add(MemoryEntry(content="tea second", subject="drink"))
@@ -378,9 +379,9 @@ class MemoryContract:
             for read in (view.get_recent(), view.get_all(), view.get_by_entity("tea"), view.retrieve("tea")):
                 assert [(e.id, e.superseded_by) for e in read] == [(kept, None)]
             assert view.count() == 1
-            assert [e.id for e in view.history(kept)] == [kept]
+            assert [e.id for e in view.history(kept)] == [before, kept]
             assert view.get_recent()[0].access_count == 1
-            assert memory.history(kept)[0].access_count == 0
+            assert memory.history(kept)[1].access_count == 0
 
     def test_what_is_written_to_a_snapshot_stays_there(self, memory: Memory) -> None:
         base = memory.add(MemoryEntry(content="tea base", subject="drink", user_id="u"))

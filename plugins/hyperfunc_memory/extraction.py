@@ -18,7 +18,7 @@ from hyperfunc_memory.errors import ExtractionError
 
 __all__ = ["Extractor", "RuleExtractor", "extract", "parsed_reply"]
 
-Extractor = Callable[[str, str], "str | Iterable[Any] | Awaitable[str | Iterable[Any]]"]
+Extractor = Callable[..., "str | Iterable[Any] | Awaitable[str | Iterable[Any]]"]
 """``(user_message, assistant_response) -> memories``."""
 
 _MAX_EXTRACTED_CHARACTERS = 20_000

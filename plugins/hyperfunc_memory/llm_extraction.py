@@ -72,11 +72,10 @@ def _completion_of(model: str) -> Callable[[str], Awaitable[str]]:
         from hyperfunc_llm import make_llm_completion
     except ImportError as error:
         raise MissingDependencyError("hyperfunc_llm", "llm") from error
-    call = make_llm_completion(model)
+    # Its sampling settings are no parameters of whatever system a turn is stored in.
+    call = make_llm_completion(model, name="memory_extraction", optimize_hparams=False)
 
     async def complete(prompt: str) -> str:
-        response = await call(messages=[{"role": "user", "content": prompt}], temperature=0.0)
-        content: str = response.content
-        return content
+        return str((await call(prompt, temperature=0.0)).content)
 
     return complete

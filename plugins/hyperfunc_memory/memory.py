@@ -14,17 +14,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hyperfunc.errors import ConfigurationError
-from hyperfunc_memory.backend import BackendFactory, MemoryBackend, ReadFilter, ScopeSelector
+from hyperfunc_memory.arguments import checked_id, checked_limit, read_filter
+from hyperfunc_memory.backend import BackendFactory, MemoryBackend, ReadFilter, ScopeSelector, VectorBackend
+from hyperfunc_memory.embedding import Embedder, Meaning
 from hyperfunc_memory.entries import MemoryEntry, MemoryType, Scope, checked_entry
-from hyperfunc_memory.errors import MemoryInputError
+from hyperfunc_memory.errors import MemoryInputError, MemoryStoreError
 from hyperfunc_memory.extraction import Extractor, extract
 from hyperfunc_memory.factories import extractor_for, open_backend
 from hyperfunc_memory.offload import Offload
 from hyperfunc_memory.relevance import RetrievalWeights, ranked
 from hyperfunc_memory.snapshot import SnapshotBackend
+from hyperfunc_memory.sqlite_backend import sqlite_path
 from hyperfunc_memory.text import entity_key, query_words
 
 __all__ = ["Memory"]
@@ -33,7 +37,6 @@ _SECONDS_PER_DAY = 86_400.0
 _RECENT_ACCESS_DAYS = 7.0
 _CANDIDATES_PER_RESULT = 5
 _MIN_CANDIDATES = 50
-_MAX_LIMIT = 10_000
 _HEADER = "[Relevant memories:]"
 
 
@@ -48,6 +51,9 @@ class Memory:
         retrieval_limit: results of a read that names no ``limit``.
         extractor: what :meth:`store_turn` takes memories from a turn with; overrides ``extraction_model``.
         weights: of relevance; :meth:`retrieve` can be given others.
+        embed: ``texts -> vectors``; with it, memories are found by meaning too, not by their words alone.
+        embedding_model: the name that vectors are kept under; vectors of another name are never compared.
+        min_similarity: cosine similarity from which on an entry counts as found by meaning, -1 to 1.
         backends: scheme -> factory; before those of plugins and the built-in ones.
         clock: seconds since the epoch.
 
@@ -65,6 +71,9 @@ class Memory:
         *,
         extractor: Extractor | None = None,
         weights: RetrievalWeights | None = None,
+        embed: Embedder | None = None,
+        embedding_model: str = "default",
+        min_similarity: float = 0.3,
         backends: Mapping[str, BackendFactory] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -73,15 +82,36 @@ class Memory:
         self.db_url = db_url
         self.extraction_model = extraction_model
         self.max_memories_per_turn = max_memories_per_turn
-        self.retrieval_limit = _checked_limit(retrieval_limit, 1)
+        self.retrieval_limit = checked_limit(retrieval_limit, 1)
         self.weights = weights if weights is not None else RetrievalWeights()
         self._extractor = extractor if extractor is not None else extractor_for(extraction_model)
         self._clock = clock
+        self._backends = backends
         self._backend = open_backend(db_url, backends)
+        self._meaning = None if embed is None else Meaning(embed, embedding_model, min_similarity)
+        if embed is not None and not isinstance(self._backend, VectorBackend):
+            self._backend.close()
+            raise ConfigurationError(f"the backend of {db_url!r} keeps no vectors; leave embed= out, or take another")
         self._offload = Offload()
         self._owns_offload = True
 
     # Life
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the same store. Nothing else of it travels, so an in-memory store cannot."""
+        if isinstance(self._backend, SnapshotBackend) or sqlite_path(self.db_url) == ":memory:":
+            raise MemoryStoreError(
+                "a snapshot or an in-memory memory lives in its own process; give it a file or a server to share it"
+            )
+        settings: dict[str, Any] = {
+            "extractor": self._extractor,
+            "weights": self.weights,
+            **({} if self._meaning is None else self._meaning.arguments()),
+            "backends": self._backends,
+            "clock": self._clock,
+        }
+        positional = (self.db_url, self.extraction_model, self.max_memories_per_turn, self.retrieval_limit)
+        return partial(Memory, *positional, **settings), ()
 
     def close(self) -> None:
         """Free every connection and thread; asynchronous calls under way end first. Calling it again does nothing."""
@@ -138,7 +168,13 @@ class Memory:
     def add_many(self, entries: Sequence[MemoryEntry]) -> list[int]:
         """Store all of ``entries``, or none if one is malformed; their ids in order. See :meth:`add`."""
         checked = [checked_entry(entry) for entry in entries]
-        return self._backend.add(checked, self._clock()) if checked else []
+        if not checked:
+            return []
+        vectors = self._meaning.vectors(checked) if self._meaning else []  # first: an embedder may fail
+        ids = self._backend.add(checked, self._clock())
+        if self._meaning:
+            self._meaning.keep(self._backend, ids, vectors)
+        return ids
 
     def supersede(self, entry_id: int, entry: MemoryEntry) -> int:
         """Put ``entry`` in the place of the entry ``entry_id`` of the same scope, which is kept as history.
@@ -149,7 +185,12 @@ class Memory:
         Raises:
             MemoryInputError: there is no such active entry in the scope of ``entry``.
         """
-        return self._backend.supersede(_checked_id(entry_id), checked_entry(entry), self._clock())
+        checked = checked_entry(entry)
+        vectors = self._meaning.vectors([checked]) if self._meaning else []
+        new_id = self._backend.supersede(checked_id(entry_id), checked, self._clock())
+        if self._meaning:
+            self._meaning.keep(self._backend, [new_id], vectors)
+        return new_id
 
     async def store_turn(
         self,
@@ -227,7 +268,8 @@ class Memory:
             weights: of relevance; ``None`` means those of this memory.
 
         Returns:
-            Entries that share a word with ``query``; none if it has no word but stop words.
+            Entries that share a word with ``query``; none if it has no word but stop words. With an embedder, also
+            entries whose meaning is near.
 
         Raises:
             MemoryInputError: an argument is malformed.
@@ -236,14 +278,16 @@ class Memory:
         if not isinstance(query, str):
             raise MemoryInputError(f"query must be text, got {type(query).__name__}")
         scope = Scope(user_id, agent_id, run_id)
-        read = _read_filter(memory_types, min_importance)
+        read = read_filter(memory_types, min_importance)
         most = self._limit(limit)
         words = query_words(query)
-        if not words or not most:
+        if not most or not (words or (self._meaning and query.strip())):
             return []
         now = self._clock()
-        matches = self._backend.search(scope, words, read, max(_MIN_CANDIDATES, _CANDIDATES_PER_RESULT * most))
-        entries = ranked(matches, weights if weights is not None else self.weights, now, most)
+        candidates = max(_MIN_CANDIDATES, _CANDIDATES_PER_RESULT * most)
+        matches = self._backend.search(scope, words, read, candidates) if words else []
+        neighbours = self._meaning.neighbours(self._backend, query, scope, read, candidates) if self._meaning else []
+        entries = ranked(matches, weights if weights is not None else self.weights, now, most, neighbours)
         self._backend.touch([entry.id for entry in entries if entry.id is not None], now)
         return entries
 
@@ -258,7 +302,7 @@ class Memory:
         run_id: str | None = None,
     ) -> list[MemoryEntry]:
         """The memories of one scope last created, newest first. Arguments as in :meth:`retrieve`."""
-        read = _read_filter(memory_types, min_importance)
+        read = read_filter(memory_types, min_importance)
         most = self._limit(limit)
         return self._backend.recent(Scope(user_id, agent_id, run_id), read, most) if most else []
 
@@ -287,7 +331,7 @@ class Memory:
         run_id: str | None = None,
     ) -> list[MemoryEntry]:
         """Every version of a memory of one scope, oldest first; empty if the scope has no such entry."""
-        _checked_id(entry_id)
+        checked_id(entry_id)
         return self._backend.history(Scope(user_id, agent_id, run_id), entry_id)
 
     def format_context(self, memories: Sequence[MemoryEntry], max_chars: int = 2000) -> str:
@@ -409,25 +453,4 @@ class Memory:
         return await extract(self._extractor, user_message, assistant_response, self.max_memories_per_turn)
 
     def _limit(self, limit: int | None) -> int:
-        return self.retrieval_limit if limit is None else _checked_limit(limit, 0)
-
-
-def _checked_limit(limit: int, lowest: int) -> int:
-    if isinstance(limit, bool) or not isinstance(limit, int) or not lowest <= limit <= _MAX_LIMIT:
-        raise MemoryInputError(f"a limit must be a whole number from {lowest} to {_MAX_LIMIT}, got {limit!r}")
-    return limit
-
-
-def _checked_id(entry_id: int) -> int:
-    if isinstance(entry_id, bool) or not isinstance(entry_id, int) or not 0 < entry_id < 2**63:
-        raise MemoryInputError(f"an id must be a whole number from 1, as the store gave it, got {entry_id!r:.100}")
-    return entry_id
-
-
-def _read_filter(memory_types: Sequence[MemoryType] | None, min_importance: float) -> ReadFilter:
-    if not isinstance(min_importance, (int, float)) or not 0.0 <= min_importance <= 1.0:
-        raise MemoryInputError(f"min_importance must lie between 0 and 1, got {min_importance!r}")
-    if memory_types is not None and not all(isinstance(kind, MemoryType) for kind in memory_types):
-        raise MemoryInputError(f"memory_types must be a list of MemoryType, got {memory_types!r:.200}")
-    # As in 0.3, an empty list is no filter.
-    return ReadFilter(tuple(memory_types) if memory_types else None, float(min_importance))
+        return self.retrieval_limit if limit is None else checked_limit(limit, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ class Offload:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
         self._closed = False
 
     async def __call__(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -62,6 +64,9 @@ class Offload:
         with self._lock:
             if self._closed:
                 raise MemoryStoreError("this memory is closed; make a new one")
+            if self._process != os.getpid():  # threads do not live on in a forked child
+                self._executor = None
+                self._process = os.getpid()
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="hyperfunc-memory")
             return self._executor

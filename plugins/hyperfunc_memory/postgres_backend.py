@@ -12,7 +12,8 @@ Knows nothing of relevance, extraction or event loops.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +29,7 @@ try:
     from psycopg import Connection
     from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 except ImportError as _error:
-    raise MissingDependencyError("psycopg", "postgres") from _error
+    raise MissingDependencyError("psycopg", "memory") from _error
 
 from hyperfunc_memory.postgres_schema import migrate
 
@@ -57,8 +58,8 @@ class PostgresBackend:
             # One plain connection first: a pool would try again and again in the background, and hide the reason.
             with psycopg.connect(url, connect_timeout=_CONNECT_SECONDS) as connection:
                 migrate(connection)
-            self._pool = ConnectionPool(url, min_size=1, max_size=_MAX_CONNECTIONS, open=False, timeout=60.0)
-            self._pool.open(wait=True, timeout=_CONNECT_SECONDS)
+            self._url = url
+            self._open_pool()
         except (psycopg.Error, PoolTimeout) as error:
             raise MemoryStoreError(f"cannot open the PostgreSQL memory: {error}") from error
 
@@ -181,6 +182,30 @@ class PostgresBackend:
             row = connection.execute("SELECT coalesce(max(id), 0) FROM memory_entries").fetchone()
         return int(row[0]) if row else 0
 
+    def put_vectors(self, model: str, vectors: Mapping[int, bytes]) -> None:
+        with self._transaction() as connection, connection.cursor() as cursor:
+            # An entry that was erased meanwhile has no row to select, and so gets no vector.
+            cursor.executemany(
+                "INSERT INTO memory_vectors SELECT id, %s, %s FROM memory_entries WHERE id = %s FOR KEY SHARE"
+                " ON CONFLICT (entry_id, model) DO UPDATE SET vector = excluded.vector",
+                [(model, vectors[entry_id], entry_id) for entry_id in sorted(vectors)],
+            )
+
+    def vectors(self, scope: Scope, model: str | None = None) -> list[tuple[int, str, bytes]]:
+        with self._transaction() as connection:
+            return connection.execute(
+                f"SELECT v.entry_id, v.model, v.vector FROM {_FROM} JOIN memory_vectors v ON v.entry_id = e.id"
+                " WHERE s.key = %(key)s AND (%(model)s::text IS NULL OR v.model = %(model)s::text) ORDER BY v.entry_id",
+                {"key": scope.key, "model": model},
+            ).fetchall()
+
+    def fetch(self, scope: Scope, ids: Sequence[int], read: ReadFilter) -> list[MemoryEntry]:
+        condition, values = _readable(read)
+        return self._select(
+            f"SELECT {ENTRY_COLUMNS} FROM {_FROM} WHERE e.id = ANY(%(ids)s) AND s.key = %(key)s AND {condition}",
+            {"ids": list(ids), "key": scope.key, **values},
+        )
+
     def close(self) -> None:
         self._pool.close()
 
@@ -198,9 +223,17 @@ class PostgresBackend:
             connection.execute("DELETE FROM memory_entries WHERE id = ANY(%s)", ([row[0] for row in rows],))
         return sum(row[1] for row in rows)
 
+    def _open_pool(self) -> None:
+        self._process = os.getpid()
+        self._pool = ConnectionPool(self._url, min_size=1, max_size=_MAX_CONNECTIONS, open=False, timeout=60.0)
+        self._pool.open(wait=True, timeout=_CONNECT_SECONDS)
+
     @contextmanager
     def _transaction(self) -> Iterator[Connection[Any]]:
         try:
+            if self._process != os.getpid():  # a forked child must not talk on its parent's connections
+                self._abandoned = self._pool
+                self._open_pool()
             with self._pool.connection() as connection:
                 yield connection
         except PoolClosed as error:

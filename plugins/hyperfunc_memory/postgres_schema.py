@@ -13,7 +13,7 @@ from hyperfunc_memory.errors import MemorySchemaError
 
 __all__ = ["SCHEMA_VERSION", "migrate", "stored_version"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _MIGRATION_LOCK = 0x68660001
 
 _VERSION_1 = """
@@ -56,7 +56,14 @@ CREATE INDEX memory_entries_subject ON memory_entries (scope_id, subject)
 CREATE INDEX memory_entries_superseded ON memory_entries (superseded_by) WHERE superseded_by IS NOT NULL;
 """
 
-_STEPS = (_VERSION_1, _VERSION_2)
+# Vectors of entries, by model: what finds memories by meaning.
+_VERSION_3 = """
+CREATE TABLE memory_vectors (
+    entry_id bigint NOT NULL REFERENCES memory_entries (id) ON DELETE CASCADE,
+    model text NOT NULL, vector bytea NOT NULL, PRIMARY KEY (entry_id, model));
+"""
+
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 
 def stored_version(connection: Connection[Any]) -> int:

@@ -4,7 +4,8 @@
 
 with, each in (0, 1]:
 
-- ``text``: the backend's text score (BM25, ts_rank) divided by the best score among the candidates;
+- ``text``: the backend's text score (BM25, ts_rank) divided by the best score among the candidates; with an embedder
+  the cosine similarity, if that is larger;
 - ``importance``: the entry's importance, at least 0.01, so that no weight can make an entry unreachable;
 - ``recency``: ½^(age / half-life), at least 0.01, the age counted from ``created_at``.
 
@@ -128,12 +129,24 @@ def relevance(entry: MemoryEntry, text: float, weights: RetrievalWeights, now: f
     return product
 
 
-def ranked(matches: Sequence[Match], weights: RetrievalWeights, now: float, limit: int) -> list[MemoryEntry]:
-    """The ``limit`` most relevant of ``matches``, best first; equals in the order newest first."""
+def ranked(
+    matches: Sequence[Match],
+    weights: RetrievalWeights,
+    now: float,
+    limit: int,
+    neighbours: Sequence[Match] = (),
+) -> list[MemoryEntry]:
+    """The ``limit`` most relevant entries, best first; equals in the order newest first.
+
+    Args:
+        matches: found by their words; scores of any scale.
+        neighbours: found by their meaning; scores are cosine similarities. An entry may be in both.
+    """
     best = max((match.text_score for match in matches), default=0.0)
-    scored = [
-        (relevance(match.entry, match.text_score / best if best > 0 else 1.0, weights, now), match.entry)
-        for match in matches
-    ]
+    found = {match.entry.id: (match.text_score / best if best > 0 else 1.0, match.entry) for match in matches}
+    for match in neighbours:
+        text, entry = found.get(match.entry.id, (0.0, match.entry))
+        found[match.entry.id] = (max(text, min(match.text_score, 1.0)), entry)
+    scored = [(relevance(entry, text, weights, now), entry) for text, entry in found.values()]
     scored.sort(key=lambda pair: (-pair[0], -(pair[1].id or 0)))
     return [entry for _, entry in scored[:limit]]

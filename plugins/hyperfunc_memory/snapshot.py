@@ -10,10 +10,10 @@ What the base's owner erases (``clear``, ``prune``) is gone for scopes not yet c
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from hyperfunc_memory.backend import Match, MemoryBackend, ReadFilter, ScopeSelector
+from hyperfunc_memory.backend import Match, MemoryBackend, ReadFilter, ScopeSelector, VectorBackend
 from hyperfunc_memory.entries import MemoryEntry, Scope
 from hyperfunc_memory.errors import MemoryStoreError
 from hyperfunc_memory.sqlite_backend import SQLiteBackend
@@ -124,6 +124,24 @@ class SnapshotBackend:
         with self._lock:
             return max(self._as_of, self._private.watermark()) if self._private else self._as_of
 
+    def put_vectors(self, model: str, vectors: Mapping[int, bytes]) -> None:
+        with self._lock:
+            if self._private is not None:  # what has just been added is there
+                self._private.put_vectors(model, vectors)
+
+    def vectors(self, scope: Scope, model: str | None = None) -> list[tuple[int, str, bytes]]:
+        private = self._private_if_copied(scope)
+        source: object = private if private is not None else self._base
+        return source.vectors(scope, model) if isinstance(source, VectorBackend) else []
+
+    def fetch(self, scope: Scope, ids: Sequence[int], read: ReadFilter) -> list[MemoryEntry]:
+        private = self._private_if_copied(scope)
+        if private is not None:
+            return private.fetch(scope, ids, read)
+        if not isinstance(self._base, VectorBackend):
+            return []
+        return self._all_as_seen(self._base.fetch(scope, ids, self._frozen(read)))
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
@@ -144,6 +162,9 @@ class SnapshotBackend:
         for scope in set(scopes) - self._copied:
             entries = self._base.export(ScopeSelector.only(scope), self._as_of, superseded=True)
             self._private.load(self._all_as_seen(entries))
+            if isinstance(self._base, VectorBackend):
+                for entry_id, model, vector in self._base.vectors(scope):
+                    self._private.put_vectors(model, {entry_id: vector})
             self._copied.add(scope)
         return self._private
 

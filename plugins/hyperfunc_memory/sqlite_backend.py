@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,14 +170,42 @@ class SQLiteBackend:
             row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'memory_entries'").fetchone()
         return int(row[0]) if row else 0
 
+    def put_vectors(self, model: str, vectors: Mapping[int, bytes]) -> None:
+        with self._connections.writing() as connection:
+            # An entry that was erased meanwhile has no row to select, and so gets no vector.
+            connection.executemany(
+                "INSERT OR REPLACE INTO memory_vectors SELECT id, ?, ? FROM memory_entries WHERE id = ?",
+                [(model, vector, entry_id) for entry_id, vector in vectors.items()],
+            )
+
+    def vectors(self, scope: Scope, model: str | None = None) -> list[tuple[int, str, bytes]]:
+        with self._connections.reading() as connection:
+            return connection.execute(
+                f"SELECT v.entry_id, v.model, v.vector FROM {_FROM} JOIN memory_vectors v ON v.entry_id = e.id"
+                " WHERE s.key = ? AND (? IS NULL OR v.model = ?) ORDER BY v.entry_id",
+                (scope.key, model, model),
+            ).fetchall()
+
+    def fetch(self, scope: Scope, ids: Sequence[int], read: ReadFilter) -> list[MemoryEntry]:
+        condition, values = _readable(read)
+        return self._select(
+            f"SELECT {ENTRY_COLUMNS} FROM {_FROM}"
+            f" WHERE e.id IN (SELECT value FROM json_each(?)) AND s.key = ? AND {condition}",
+            (json.dumps(list(ids)), scope.key, *values),
+        )
+
     def close(self) -> None:
         self._connections.close()
 
     def load(self, entries: Iterable[MemoryEntry]) -> None:
         """Take over exported entries as they are: ids, access counts and supersession included."""
         with self._connections.writing() as connection:
+            scope_ids: dict[Scope, int] = {}
             for entry in entries:
-                _write_row(connection, _scope_id(connection, entry.scope), entry)
+                scope = entry.scope
+                if scope not in scope_ids:
+                    scope_ids[scope] = _scope_id(connection, scope)
+                _write_row(connection, scope_ids[scope], entry)
 
     def _select(self, statement: str, values: Sequence[Any]) -> list[MemoryEntry]:
         with self._connections.reading() as connection:

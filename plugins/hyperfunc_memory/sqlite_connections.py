@@ -59,11 +59,12 @@ class SQLiteConnections:
         Args:
             durable: the commit survives a power cut. If not, it survives the death of the process only.
         """
+        self._notice_fork()
         with self._write_lock, self._translated():
             connection = self._usable_writer()
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
@@ -74,6 +75,7 @@ class SQLiteConnections:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection to read from; it sees everything committed before the block began."""
+        self._notice_fork()
         if self._in_memory:
             with self._write_lock, self._translated():
                 yield self._usable_writer()
@@ -124,14 +126,12 @@ class SQLiteConnections:
     def _usable_writer(self) -> sqlite3.Connection:
         if self._closed:
             raise MemoryStoreError("this memory is closed; make a new one")
-        self._notice_fork()
         return self._writer
 
     def _borrow(self) -> sqlite3.Connection:
         with self._pool_lock:
             if self._closed:
                 raise MemoryStoreError("this memory is closed; make a new one")
-            self._notice_fork()
             if self._idle:
                 return self._idle.pop()
         return self._connect()
@@ -148,11 +148,13 @@ class SQLiteConnections:
             return
         if self._in_memory:
             raise MemoryStoreError("an in-memory memory cannot be used after fork; give it a file")
-        # SQLite forbids using, and even closing, a connection that was carried across fork.
+        # SQLite forbids using, and even closing, a connection that was carried across fork; and a lock that another
+        # thread held then would never be released. The child has one thread as yet.
         self._abandoned = (self._writer, *self._idle)
+        self._write_lock, self._pool_lock = threading.RLock(), threading.Lock()
         self._idle = []
-        self._writer = self._connect()
         self._process = os.getpid()
+        self._writer = self._connect()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from hyperfunc_memory.text import content_hash, entity_key, indexed_words, scope
 
 __all__ = ["SCHEMA_VERSION", "migrate", "search_columns", "stored_version"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _VERSION_1 = (
     "CREATE TABLE memory_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -57,6 +57,13 @@ _VERSION_2 = (
     """CREATE INDEX memory_entries_subject ON memory_entries (scope_id, subject)
         WHERE superseded_by IS NULL AND subject IS NOT NULL""",
     "CREATE INDEX memory_entries_superseded ON memory_entries (superseded_by) WHERE superseded_by IS NOT NULL",
+)
+
+# Vectors of entries, by model: what finds memories by meaning.
+_VERSION_3 = (
+    """CREATE TABLE memory_vectors (
+        entry_id INTEGER NOT NULL REFERENCES memory_entries (id) ON DELETE CASCADE,
+        model TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (entry_id, model)) WITHOUT ROWID""",
 )
 
 _COLUMNS_OF_0_3 = {
@@ -119,7 +126,12 @@ def _to_version_2(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_to_version_1, _to_version_2)
+def _to_version_3(connection: sqlite3.Connection) -> None:
+    for statement in _VERSION_3:
+        connection.execute(statement)
+
+
+_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_to_version_1, _to_version_2, _to_version_3)
 
 
 def _import_0_3(connection: sqlite3.Connection) -> None:

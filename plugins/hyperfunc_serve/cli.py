@@ -84,30 +84,31 @@ def info(
     """Say what a local model is: family, sizes, vocabulary, memory, decoding parameters."""
     try:
         from hyperfunc_local.loading import load_model
+        from hyperfunc_local.models.configuration import LlamaConfig
 
         loaded = load_model(model)
     except HyperfuncError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-    config = loaded.config
     resolved = loaded.resolve()
     facts: dict[str, Any] = {
         "name": loaded.name,
-        "family": config.family,
         "parameters": loaded.parameter_count,
         "bytes": loaded.bytes,
         "dtype": str(next(iter(loaded.weights.values())).dtype).removeprefix("torch."),
-        "layers": config.layers,
-        "hidden": config.hidden,
-        "heads": f"{config.heads} ({config.key_value_heads} key/value)",
-        "context": config.context_length,
-        "rope": config.rope.kind,
-        "vocabulary": config.vocabulary,
+        "vocabulary": loaded.config.vocabulary,
+        "context": loaded.config.context_length,
         "tokenizer": type(loaded.tokenizer).__name__ if loaded.tokenizer is not None else None,
         "chat_template": loaded.template is not None,
-        "decoding": {
-            name: {"value": getattr(resolved.values, name), "from": source} for name, source in resolved.source.items()
-        },
+    }
+    if isinstance(loaded.config, LlamaConfig):
+        facts["family"] = loaded.config.family
+        facts["layers"] = loaded.config.layers
+        facts["hidden"] = loaded.config.hidden
+        facts["heads"] = f"{loaded.config.heads} ({loaded.config.key_value_heads} key/value)"
+        facts["rope"] = loaded.config.rope.kind
+    facts["decoding"] = {
+        name: {"value": getattr(resolved.values, name), "from": source} for name, source in resolved.source.items()
     }
     if as_json:
         typer.echo(json.dumps(facts, indent=2))

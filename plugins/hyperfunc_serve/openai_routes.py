@@ -219,8 +219,7 @@ async def _stream(call: _Call, stack: AsyncExitStack) -> AsyncIterator[dict[str,
                 if piece.text or piece.last:
                     # Log-probabilities of tokens whose text was held back come with the text.
                     chunk = _chunk(call, index, piece, reported[index], written[index])
-                    reported[index] = len(piece.generation.logprobs) if not piece.last else reported[index]
-                    reported[index] = max(reported[index], piece.index)
+                    reported[index] = piece.index
                     written[index] += len(piece.text)
                     yield _data(call.frame([chunk], chunk=True))
                 if piece.last:

@@ -397,7 +397,7 @@ async def test_one_module_in_many_threads_at_once():
 
 
 def test_scripted_modules_are_refused():
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="script"):
         scripted = torch.jit.script(nn.Linear(2, 2))
     with pytest.raises(ConfigurationError, match="scripted"):
         hyperfunction(evolve=lambda name, parameter: True)(scripted)

@@ -266,7 +266,7 @@ class TestSystems:
         assert system.run_sync(torch.ones(2)).shape == (2,)
 
     async def test_run_sync_inside_a_loop_says_what_to_write(self):
-        with pytest.raises(RuntimeError, match="await system.run"):
+        with pytest.raises(RuntimeError, match=r"await system\.run"):
             Inner().run_sync(torch.ones(2))
 
     def test_run_must_be_async(self):
@@ -315,7 +315,7 @@ class TestParameterTypes:
         assert kind.from_tensor(torch.arange(6.0)).weight.shape == (2, 3)
         assert get_hp_default_init(kind).shape == (2, 3)
         for unsized in (LoRAWeight.shape, LoRAWeight.dim, LoRAWeight.noise_rank):
-            with pytest.raises(ParameterError, match="LoRAWeight.create"):
+            with pytest.raises(ParameterError, match=r"LoRAWeight\.create"):
                 unsized()
 
     def test_a_trainable_text_needs_a_description(self):

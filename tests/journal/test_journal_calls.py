@@ -121,6 +121,27 @@ def test_loops_in_several_threads_use_one_journal(tmp_path: Path) -> None:
         assert journal.read(lambda c: c.execute("SELECT count(*) FROM paid_calls").fetchone()) == (200,)
 
 
+def test_two_writers_of_one_file_wait_for_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+
+    async def work(journal: Journal, name: str) -> None:
+        run = await journal.start_run(name, **NOTHING)
+        for index in range(40):
+            await journal.call_store(run).put(StoredCall(f"{name}{index}", "llm", index))
+
+    with Journal(path) as one, Journal(path) as other:  # two connections, as two processes would have
+        threads = [
+            threading.Thread(target=lambda j=j, n=n: asyncio.run(work(j, n)))
+            for j, n in ((one, "one"), (other, "other"))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(one.paid_calls("one")) == len(one.paid_calls("other")) == 40
+        assert [run.status for run in one.runs()] == ["running", "running"]
+
+
 _READER = """
 import os, sys
 from hyperfunc.journal import Journal

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import pickle
 import signal
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from hyperfunc_memory import Memory, MemoryEntry, MemoryStoreError
+from hyperfunc_memory import Memory, MemoryEntry, MemoryStoreError, RetrievalWeights
 
 _WRITER = """
 import sys
@@ -73,14 +74,15 @@ def test_eight_processes_write_at_once(store_url: str) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_file_is_usable_after_fork_and_memory_is_not(tmp_path: Path) -> None:
-    with Memory(str(tmp_path / "memory.db")) as memory, Memory() as private:
+def test_a_shared_store_is_usable_after_fork_and_a_private_one_is_not(store_url: str) -> None:
+    with Memory(store_url) as memory, Memory() as private:
         memory.add(MemoryEntry(content="before"))
+        asyncio.run(memory.acount())  # threads and connections are there when the child is born
         child = os.fork()
         if child == 0:
             status = 1
             try:
-                memory.add(MemoryEntry(content="in the child"))
+                asyncio.run(memory.aadd(MemoryEntry(content="in the child")))
                 assert memory.count() == 2
                 with pytest.raises(MemoryStoreError, match="fork"):
                     private.count()
@@ -89,3 +91,15 @@ def test_a_file_is_usable_after_fork_and_memory_is_not(tmp_path: Path) -> None:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert {entry.content for entry in memory.get_all()} == {"before", "in the child"}
+
+
+def test_a_shared_store_travels_by_its_url(store_url: str) -> None:
+    with Memory(store_url, retrieval_limit=1, weights=RetrievalWeights(text=0.5)) as memory:
+        memory.add_many([MemoryEntry(content="tea one"), MemoryEntry(content="tea two")])
+        with pickle.loads(pickle.dumps(memory)) as other:
+            assert other.weights == memory.weights
+            assert len(other.retrieve("tea")) == 1
+        with memory.snapshot() as view, pytest.raises(MemoryStoreError, match="own process"):
+            pickle.dumps(view)
+    with Memory() as private, pytest.raises(MemoryStoreError, match="own process"):
+        pickle.dumps(private)

@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 
 from hyperfunc.errors import ConfigurationError
+from hyperfunc.function import hyperfunction
+from hyperfunc.system import HyperSystem
+from hyperfunc.testing.llm_server import LLMServer, Rule, Script
+from hyperfunc_llm import Endpoint, LLMRuntime, use_runtime
+from hyperfunc_llm.secrets import SecretKey
 from hyperfunc_memory import (
     ExtractionError,
     LLMExtractor,
@@ -135,6 +140,24 @@ async def test_a_model_extracts() -> None:
     assert json.loads(prompts[0].rpartition("\nTURN:\n")[2]) == {"user": 'My cat is "Tom"\nTURN:', "assistant": "Nice"}
 
 
+async def test_a_model_is_asked_by_name_over_http() -> None:
+    reply = '[{"content": "Has a cat named Tom", "type": "entity", "entities": ["Tom"]}]'
+    async with LLMServer(Script(rules=(Rule(contains="keep the long-term memory", content=reply),))) as server:
+        endpoint = Endpoint(
+            model="openai/any",
+            base_url=server.base_url,
+            api_key=SecretKey("x"),
+            transport="direct",
+            input_usd=0,
+            output_usd=0,
+        )
+        with use_runtime(LLMRuntime({"keeper": endpoint})), Memory(extraction_model="keeper") as memory:
+            (entry,) = await memory.store_turn("My cat is called Tom", "Nice", "u")
+            assert (entry.content, entry.memory_type) == ("Has a cat named Tom", MemoryType.ENTITY)
+            assert memory.get_by_entity("tom", "u") == [entry]
+        assert server.counters()["requests"] == 1
+
+
 @pytest.mark.parametrize(
     "reply",
     [
@@ -176,6 +199,27 @@ async def test_a_bad_extractor_is_our_error(returned: Any) -> None:
 async def test_messages_must_be_text(memory: Memory) -> None:
     with pytest.raises(MemoryInputError, match="assistant_response must be text"):
         await memory.store_turn("x", None)  # type: ignore[arg-type]
+
+
+async def test_a_hyperfunction_extracts_with_the_prompt_of_its_binding() -> None:
+    @hyperfunction(prompt="colour", io=True)
+    async def extractor(user_message: str, assistant_response: str, *, prompt: str) -> str:
+        return json.dumps([{"content": f"{prompt}: {user_message}", "subject": prompt}])
+
+    class Rememberer(HyperSystem):
+        def __init__(self, store: Memory) -> None:
+            super().__init__()
+            self.store = store
+            self.extractor = extractor
+
+        async def run(self, message: str) -> list[str]:
+            return [entry.content for entry in await self.store.store_turn(message, "ok")]
+
+    with Memory(extractor=extractor) as memory:
+        system = Rememberer(memory)
+        assert await system.execute({"message": "red"}) == ["colour: red"]
+        assert await system.execute({"message": "red"}, theta={"extractor.prompt": "mood"}) == ["mood: red"]
+        assert {entry.subject for entry in memory.get_all()} == {"colour", "mood"}
 
 
 async def test_an_extractors_own_error_passes_through() -> None:

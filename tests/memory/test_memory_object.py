@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 
 import pytest
 
-from hyperfunc.errors import ConfigurationError
+from hyperfunc.errors import ConfigurationError, MissingDependencyError
 from hyperfunc.plugins import load_plugins, use_plugins
 from hyperfunc.testing.postgres import PostgresUnavailableError, postgres_server, postgres_url_or_skip
 from hyperfunc_memory import Memory, MemoryEntry, MemoryInputError, SQLiteBackend, plugin
@@ -100,6 +101,14 @@ def test_backends_are_registered_and_a_plugins_is_found_by_its_scheme() -> None:
         with pytest.raises(ConfigurationError, match=r"'odd'; known: postgres, postgresql, sqlite, strange"):
             Memory("odd://x")
     assert strange.opened == ["strange://somewhere/else?x=1"]
+
+
+def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "hyperfunc_memory.postgres_backend", raising=False)
+    for plugins in (load_plugins(entry_points=False), load_plugins([("memory", plugin)], entry_points=False)):
+        with use_plugins(plugins), pytest.raises(MissingDependencyError, match=r"hyperfunc\[memory\]"):
+            Memory("postgresql://somewhere/x")
 
 
 def test_the_server_ladder_starts_with_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -118,7 +119,7 @@ def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path, postgres_stor
     with psycopg.connect(postgres_store) as server:
         server.execute(newer)
     for url in (str(path), postgres_store):
-        with pytest.raises(MemorySchemaError, match=r"version 99.*up to 2.*upgrade"):
+        with pytest.raises(MemorySchemaError, match=r"version 99.*up to 3.*upgrade"):
             Memory(url)
 
 
@@ -140,6 +141,21 @@ def test_a_strangers_tables(tmp_path: Path, postgres_store: str) -> None:
         with pytest.raises(MemorySchemaError, match="no hyperfunc made"):
             Memory(url)
     assert tables(taken) == {"memory_entries"}
+
+
+def test_what_is_erased_leaves_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    with Memory(str(path), embed=lambda texts: [[1.0]] * len(texts), clock=lambda: 100 * 86_400.0) as memory:
+        for user in ("cleared", "pruned"):
+            old = MemoryEntry(
+                content="tea", entities=["T"], importance=0, created_at=0, last_accessed=0, user_id=user, subject="s"
+            )
+            memory.add_many([old, replace(old, content="coffee")])
+        memory.clear("cleared")
+        assert memory.prune() == 1
+    with database(path) as connection:
+        for table in ("memory_entries", "memory_search", "memory_entities", "memory_vectors"):
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
 
 
 def test_what_is_no_database(tmp_path: Path) -> None:

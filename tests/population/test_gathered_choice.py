@@ -286,6 +286,25 @@ async def test_ever_new_constants_end_in_single_calls() -> None:
     assert "different ways" in outcome.reasons["shifted"]
 
 
+async def test_local_gpu_functions_run_on_the_device_and_in_the_dtype_of_the_settings() -> None:
+    weight = LoRAWeight.create(2, 2, 1)
+    seen = set()
+
+    @hyperfunction(hp_type=weight, optimize_hparams=True, local_gpu=True)
+    def placed(x: Tensor, *, hp: LoRAWeight) -> Tensor:
+        seen.add((x.dtype, hp.weight.dtype))
+        return x @ hp.weight.T
+
+    system = Calls(placed)
+    block = {"placed.hp": DenseMembers(torch.stack([torch.eye(2), 2 * torch.eye(2)]))}
+    outcome = await gathered(system, block=block, device="cpu", dtype=torch.float64)
+    assert not outcome.errors
+    assert outcome.gathered_calls == 4 * RUNS
+    assert seen == {(torch.float64, torch.float64)}
+    assert outcome.rows is not None
+    torch.testing.assert_close(outcome.rows[1][3][0], torch.tensor([6.0, 2.0], dtype=torch.float64))
+
+
 # --- limits hold -----------------------------------------------------------------------------------------------------
 
 

@@ -120,17 +120,6 @@ async def test_writing_into_inputs_is_refused_by_name() -> None:
 
 
 async def test_siblings_of_a_failed_call_are_cancelled() -> None:
-    ended: list[str] = []
-
-    async def watching(x: Tensor) -> None:
-        try:
-            await doubled(x)
-            ended.append("answered")
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            ended.append("cancelled")
-            raise
-
     @hyperfunction
     async def fails(x: Tensor) -> Tensor:
         raise ValueError("at once")
@@ -148,26 +137,46 @@ async def test_siblings_of_a_failed_call_are_cancelled() -> None:
 
 
 async def test_cancelling_the_whole() -> None:
-    ended: list[str] = []
+    ended: list[int] = []
+    all_answered = asyncio.Barrier(31)
 
     async def body(number: int, x: Tensor) -> Tensor:
         try:
             await doubled(x)
+            await all_answered.wait()
             await asyncio.sleep(60)
             return x
         finally:
             await asyncio.sleep(0)
-            ended.append("cleaned up")
+            ended.append(number)
 
     inputs = [{"number": n, "x": torch.ones(1)} for n in range(30)]
     running = asyncio.create_task(run_gathered(System(body).program(), {}, inputs, settings=resolve_settings()))
-    while not any("sleep" in str(task.get_stack()) for task in left_over()) and not ended:
-        await asyncio.sleep(0.001)
-        if len(left_over()) > 30:
-            break
+    await asyncio.wait_for(all_answered.wait(), 60)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(running, 60)
+        await running
+    assert sorted(ended) == list(range(30))
+    assert not left_over()
+
+
+async def test_cancelling_while_calls_wait() -> None:
+    """The queue waits for the run that sleeps; the others' calls must not outlive the cancellation."""
+    queued = asyncio.Event()
+
+    async def body(number: int, x: Tensor) -> Tensor:
+        if number == 0:
+            await asyncio.sleep(60)
+        queued.set()
+        return await doubled(x)
+
+    inputs = [{"number": n, "x": torch.ones(1)} for n in range(30)]
+    settings = resolve_settings(Settings(gather_wait_s=60))
+    running = asyncio.create_task(run_gathered(System(body).program(), {}, inputs, settings=settings))
+    await asyncio.wait_for(queued.wait(), 60)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
     assert not left_over()
 
 

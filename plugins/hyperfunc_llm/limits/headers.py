@@ -25,6 +25,9 @@ class RateHeaders:
     reset_tokens_s: float | None = None
 
 
+_SILENT = RateHeaders()
+
+
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """The server's Retry-After in seconds from now (``retry-after-ms``, seconds, or an HTTP date); never negative.
 
@@ -51,6 +54,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 def read_rate_headers(headers: Mapping[str, str]) -> RateHeaders:
     """Limits in the forms of OpenAI (``x-ratelimit-…``) and Anthropic (``anthropic-ratelimit-…``), litellm's
     ``llm_provider-`` prefix allowed. ``headers`` have lower-case names."""
+    if not any("ratelimit" in name for name in headers):
+        return _SILENT
     plain = {name.removeprefix("llm_provider-"): value for name, value in headers.items()}
 
     def first(kind: str, what: str) -> str | None:

@@ -12,7 +12,7 @@ __all__ = ["AdaptivePace"]
 
 _FLOOR = 0.1  # requests per second; 6 a minute
 _RETURN = 0.1  # of the estimate, per second, while below 90 % of it
-_PROBE = 0.01  # of the estimate, per second, above that; doubled every ten quiet seconds
+_PROBE = 0.005  # of the estimate, per second, above that; doubled every twenty quiet seconds
 _EVIDENCE = 8  # requests accepted before a 429; fewer say nothing about what a server sustains
 _FORGET = 8.0  # times the estimate: the 429 was an accident
 
@@ -24,7 +24,7 @@ class AdaptivePace:
         decrease: factor on the estimate after a 429.
     """
 
-    def __init__(self, decrease: float = 0.8) -> None:
+    def __init__(self, decrease: float = 0.85) -> None:
         self.rate: float | None = None
         self._decrease = decrease
         self._estimate = 0.0
@@ -32,7 +32,7 @@ class AdaptivePace:
         self._sent = self._rejected = 0
         self._accepted = _EVIDENCE
         self._last_sent = self._last_success = self._last_429 = float("-inf")
-        self._past: tuple[float, int, float | None] | None = None
+        self._past: tuple[float, float, int, float | None] | None = None
 
     def ready_at(self, now: float) -> float:
         """When the next request may be sent."""
@@ -47,8 +47,8 @@ class AdaptivePace:
 
     def rejected(self, now: float, wait_s: float) -> None:
         """The first 429 of a generation; sending pauses for ``wait_s``."""
-        elapsed = max(now - (self._epoch if self._epoch is not None else now), 1e-3) + max(wait_s, 1e-3)
-        self._past = (elapsed, self._sent, self.rate)
+        elapsed = max(now - (self._epoch if self._epoch is not None else now), 1e-3)
+        self._past = (elapsed, max(wait_s, 1e-3), self._sent, self.rate)
         self._rejected = 1
         self._last_429 = now
         self._epoch, self._sent = None, 0
@@ -62,17 +62,16 @@ class AdaptivePace:
 
     def _estimate_again(self) -> None:
         assert self._past is not None
-        elapsed, sent, rate_then = self._past
+        elapsed, wait_s, sent, rate_then = self._past
         accepted = sent - self._rejected
-        if accepted >= _EVIDENCE:
+        if rate_then is not None:
+            self._estimate = max(_FLOOR, rate_then * elapsed / (elapsed + wait_s))
+        elif accepted >= _EVIDENCE:
             self._accepted = accepted
-            measured = accepted / elapsed
-            self._estimate = max(_FLOOR, measured if rate_then is None else min(measured, rate_then))
-        elif rate_then is None:
+            self._estimate = max(_FLOOR, accepted / (elapsed + wait_s))
+        else:
             self.rate = None  # the pause and the slow resume after it are answer enough
             return
-        else:
-            self._estimate = rate_then
         self.rate = max(_FLOOR, self._decrease * self._estimate)
 
     def succeeded(self, now: float) -> None:
@@ -84,7 +83,7 @@ class AdaptivePace:
                 self.rate += _RETURN * self._estimate * step
             else:
                 quiet = min(now - self._last_429, 100.0)
-                self.rate += _PROBE * self._estimate * 2.0 ** (quiet / 10.0) * step
+                self.rate += _PROBE * self._estimate * 2.0 ** (quiet / 20.0) * step
             self.rate += self.rate / self._accepted**2  # the fewer requests it rests on, the faster it is given up
             if self.rate > _FORGET * self._estimate:
                 self.rate = None

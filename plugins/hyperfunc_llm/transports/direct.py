@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from hyperfunc.errors import ConfigurationError, MissingDependencyError
 from hyperfunc_llm.classification import error_for_status
@@ -49,10 +51,11 @@ class HTTPClient:
 
     def __init__(self, key_header: str = "Authorization", key_prefix: str = "Bearer ") -> None:
         self._header, self._prefix = key_header, key_prefix
-        self._sessions: dict[SecretKey | None, aiohttp.ClientSession] = {}
+        self._sessions: dict[tuple[SecretKey | None, str], aiohttp.ClientSession] = {}
 
-    def _session(self, key: SecretKey | None) -> aiohttp.ClientSession:
-        session = self._sessions.get(key)
+    def _session(self, key: SecretKey | None, url: str) -> aiohttp.ClientSession:
+        origin = url[: url.find("/", len("https://"))]
+        session = self._sessions.get((key, origin))
         if session is None:
             aiohttp = load_aiohttp()
             headers = {} if key is None else {self._header: self._prefix + key.reveal()}
@@ -60,9 +63,9 @@ class HTTPClient:
                 headers={"Content-Type": "application/json", **headers},
                 connector=aiohttp.TCPConnector(limit=0),  # the gate limits; a second queue would hide waiting
                 timeout=aiohttp.ClientTimeout(total=None),  # so does the runtime's clock
-                trust_env=True,
+                proxy=_proxy(origin),
             )
-            self._sessions[key] = session
+            self._sessions[key, origin] = session
         return session
 
     @asynccontextmanager
@@ -70,7 +73,7 @@ class HTTPClient:
         self, method: str, url: str, body: Any, key: SecretKey | None, headers: Mapping[str, str], endpoint: str
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response with status 200; all else becomes an :class:`LLMError` without secrets."""
-        session, aiohttp = self._session(key), load_aiohttp()
+        session, aiohttp = self._session(key, url), load_aiohttp()
         data = None if body is None else json.dumps(body).encode()
         failure: LLMError | None = None
         try:
@@ -119,6 +122,13 @@ class HTTPClient:
             await session.close()
         if sessions:
             await asyncio.sleep(0)  # lets the transports' connection_lost run
+
+
+def _proxy(origin: str) -> str | None:
+    """The environment's proxy for ``origin``. (aiohttp's ``trust_env`` also reads ~/.netrc, in a thread, on every
+    request: 0.3 ms each.)"""
+    parts = urlsplit(origin)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 async def _refusal(response: aiohttp.ClientResponse, key: SecretKey | None, endpoint: str) -> LLMError:

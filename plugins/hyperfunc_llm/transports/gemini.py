@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from hyperfunc.errors import ConfigurationError
-from hyperfunc_llm.errors import AuthenticationError, InvalidRequestError
 from hyperfunc_llm.transports.base import OutgoingRequest, Reply, ReplyChunk
 from hyperfunc_llm.transports.direct import HTTPClient, load_aiohttp
 from hyperfunc_llm.types import Message, TokenUsage
@@ -68,19 +67,14 @@ class GeminiTransport:
 
     async def send(self, request: OutgoingRequest) -> Reply:
         base = (request.base_url or GEMINI_URL).rstrip("/")
-        try:
-            payload, headers = await self.client.call(
-                "POST",
-                f"{base}/models/{request.provider_model}:generateContent",
-                _body(request),
-                key=request.key,
-                headers=request.headers,
-                endpoint=request.endpoint,
-            )
-        except AuthenticationError as error:
-            if "CachedContent" in str(error):  # 403 also means that the cache has expired: the key is fine
-                raise InvalidRequestError(str(error), endpoint=request.endpoint, status=error.status) from None
-            raise
+        payload, headers = await self.client.call(
+            "POST",
+            f"{base}/models/{request.provider_model}:generateContent",
+            _body(request),
+            key=request.key,
+            headers=request.headers,
+            endpoint=request.endpoint,
+        )
         usage = _usage(payload.get("usageMetadata") or {})
         candidate: Mapping[str, Any] = (payload.get("candidates") or [{}])[0]
         ratings = {str(r["category"]): str(r["probability"]) for r in candidate.get("safetyRatings") or ()}

@@ -10,7 +10,9 @@ import asyncio
 import inspect
 import logging
 import os
+import threading
 from collections.abc import AsyncGenerator, Mapping
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -25,9 +27,18 @@ from hyperfunc_llm.transports.base import OutgoingRequest, Reply, ReplyChunk
 __all__ = ["LiteLLMTransport"]
 
 
-@cache
+_LOADING = threading.Lock()
+
+
 def _litellm() -> Any:
-    """The module, set up once per process: 3 s of import, no price table from the network, no banners."""
+    """The module, set up once per process, whichever thread or event loop needs it first."""
+    with _LOADING:
+        return _set_up()
+
+
+@cache
+def _set_up() -> Any:
+    """3 s of import; no price table from the network, no banners."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     try:
         import litellm
@@ -39,8 +50,34 @@ def _litellm() -> Any:
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs requests, with their headers, on failure
     # The first call imports and builds a second or two more; that must not be charged to anybody's timeout.
+    _keep_quiet_about_our_calls(litellm)
     litellm.completion("openai/none", [{"role": "user", "content": ""}], mock_response="ok", api_key="none")
     return litellm
+
+
+_ours: ContextVar[bool] = ContextVar("hyperfunc_litellm_call", default=False)
+
+_CALLBACKS = ("callbacks", "success_callback", "_async_success_callback", "input_callback", "_async_input_callback")
+
+
+def _keep_quiet_about_our_calls(litellm: Any) -> None:
+    """Skip litellm's success logging for our calls while nobody has asked for it with a callback.
+
+    After each call it queues a coroutine that prepares a log record, even with nobody to send it to. That costs CPU,
+    and a coroutine still queued when the event loop ends is reported as never awaited. Calls that a program makes to
+    litellm itself are left alone.
+    """
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+    enqueue = GLOBAL_LOGGING_WORKER.ensure_initialized_and_enqueue
+
+    def enqueue_if_wanted(async_coroutine: Any) -> None:
+        if _ours.get() and not any(getattr(litellm, name, None) for name in _CALLBACKS):
+            async_coroutine.close()
+        else:
+            enqueue(async_coroutine=async_coroutine)
+
+    setattr(GLOBAL_LOGGING_WORKER, "ensure_initialized_and_enqueue", enqueue_if_wanted)  # noqa: B010 - a method
 
 
 class LiteLLMTransport:
@@ -48,9 +85,9 @@ class LiteLLMTransport:
 
     async def send(self, request: OutgoingRequest) -> Reply:
         response = await _guarded(request)
-        headers = _headers(response)
-        payload = response.model_dump()
-        return Reply(payload, headers, read_usage(payload.get("usage")), _safety(response))
+        usage = read_usage(_plain_usage(response))
+        payload = response.model_dump() if request.raw else _payload(response)
+        return Reply(payload, _headers(response), usage, _safety(response))
 
     async def stream(self, request: OutgoingRequest) -> AsyncGenerator[ReplyChunk, None]:
         pieces = await _guarded(request, stream=True, stream_options={"include_usage": True})
@@ -72,7 +109,7 @@ class LiteLLMTransport:
         Its own cleanup leaves OpenAI clients open, and would close those of other threads' loops. A forgotten client
         cannot be handed to a later loop that happens to get the same id.
         """
-        if not _litellm.cache_info().currsize:
+        if not _set_up.cache_info().currsize:
             return
         kept: dict[str, Any] = _litellm().in_memory_llm_clients_cache.cache_dict
         suffix = f"-{id(asyncio.get_running_loop())}"
@@ -87,10 +124,13 @@ async def _guarded(request: OutgoingRequest, **more: Any) -> Any:
     """litellm's answer; its exceptions become ours outside the except block, since theirs hold requests and keys."""
     litellm = _litellm()
     failure: LLMError | None = None
+    token = _ours.set(not any(name in request.params for name in _CALLBACKS))
     try:
         return await litellm.acompletion(**_arguments(request), **more)
     except Exception as error:
         failure = _translate(error, request)
+    finally:
+        _ours.reset(token)
     raise failure
 
 
@@ -113,6 +153,41 @@ def _arguments(request: OutgoingRequest) -> dict[str, Any]:
     if request.headers:
         arguments["extra_headers"] = dict(request.headers)
     return arguments
+
+
+def _plain_usage(response: Any) -> dict[str, Any]:
+    usage = getattr(response, "usage", None)
+    if usage is None:
+        return {}
+    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": getattr(prompt, "cached_tokens", None)},
+        "completion_tokens_details": {"reasoning_tokens": getattr(completion, "reasoning_tokens", None)},
+    }
+
+
+def _payload(response: Any) -> dict[str, Any]:
+    """What an ``LLMResponse`` needs of litellm's object; dumping all of it would cost another 0.1 ms per call."""
+    choices = []
+    for choice in response.choices:
+        message = choice.message
+        logprobs: Any = getattr(choice, "logprobs", None)
+        calls = [
+            {"id": call.id, "function": {"name": call.function.name, "arguments": call.function.arguments}}
+            for call in message.tool_calls or ()
+        ]
+        content = {"content": message.content, "reasoning_content": getattr(message, "reasoning_content", None)}
+        choices.append(
+            {
+                "message": {**content, "tool_calls": calls},
+                "finish_reason": choice.finish_reason,
+                "logprobs": logprobs if logprobs is None or isinstance(logprobs, dict) else logprobs.model_dump(),
+            }
+        )
+    return {"model": response.model, "choices": choices}
 
 
 def _headers(response: Any) -> dict[str, str]:

@@ -86,7 +86,7 @@ def read_gguf(path: Path, dtype: torch.dtype = torch.float32) -> GGUFContents:
             array = _unpermute(array, config.heads)
         elif config.family == "llama" and ".attn_k." in tensor.name:
             array = _unpermute(array, config.key_value_heads)
-        weights[name] = torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
+        weights[name] = torch.from_numpy(np.array(array)).to(dtype)  # a copy: the file's pages are read-only
     shapes = config.shapes()
     check_shapes(weights, shapes, str(path))
     return GGUFContents(metadata, config, {name: weights[name] for name in shapes})

@@ -14,7 +14,7 @@ from hyperfunc.errors import ShapeError
 from hyperfunc_local.errors import ContextLengthError
 from hyperfunc_local.models.configuration import LlamaConfig
 
-__all__ = ["KeyValueCache"]
+__all__ = ["AppendingCache", "KeyValueCache"]
 
 _SMALLEST = 64
 
@@ -22,8 +22,8 @@ _SMALLEST = 64
 class KeyValueCache:
     """Keys and values ``[rows, key_value_heads, columns, head_size]`` per layer.
 
-    Memory is taken when it is first written to and grows by doubling up to ``capacity``. Under ``torch.vmap`` the first
-    write decides that the storage is per member, which is why it is not taken in the constructor.
+    Memory is taken when it is first written to and grows by doubling up to ``capacity``. Not for use under
+    ``torch.vmap``: see :class:`AppendingCache`.
 
     Args:
         rows: members x prompts.
@@ -154,3 +154,27 @@ class KeyValueCache:
     def bytes(self) -> int:
         """Memory held at present."""
         return sum(t.numel() * t.element_size() for t in (*self._keys, *self._values) if t is not None)
+
+
+class AppendingCache:
+    """A cache for ``torch.vmap``: it grows by concatenation and writes nothing in place.
+
+    In place is impossible there: a layer whose keys no perturbation has reached yet is stored once for all members, and
+    the next token's keys are each member's own.
+    """
+
+    def __init__(self, layers: int) -> None:
+        self.length = 0
+        self.padding: Tensor | None = None
+        self._pairs: list[tuple[Tensor, Tensor] | None] = [None] * layers
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append to a layer; everything so far comes back."""
+        old = self._pairs[layer]
+        pair = (keys, values) if old is None else (torch.cat((old[0], keys), 2), torch.cat((old[1], values), 2))
+        self._pairs[layer] = pair
+        return pair
+
+    def advance(self, count: int) -> None:
+        """``count`` columns have been written to every layer."""
+        self.length += count

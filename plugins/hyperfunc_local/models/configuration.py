@@ -22,6 +22,17 @@ FAMILIES = {
 }
 """Architecture name in ``config.json`` -> model type."""
 
+_LARGEST = {
+    "vocabulary": 1 << 24,
+    "hidden": 1 << 20,
+    "intermediate": 1 << 22,
+    "layers": 1 << 12,
+    "heads": 1 << 14,
+    "key_value_heads": 1 << 14,
+    "head_size": 1 << 14,
+}
+"""Far beyond every real model: a damaged file must not make us allocate what it says."""
+
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
@@ -77,9 +88,11 @@ class LlamaConfig:
     pad_id: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "hidden", "intermediate", "layers", "heads", "key_value_heads", "head_size"):
-            if getattr(self, name) < 1:
-                raise FileFormatError(f"model configuration: {name} must be at least 1, got {getattr(self, name)}")
+        for name in _LARGEST:
+            if not 1 <= getattr(self, name) <= _LARGEST[name]:
+                raise FileFormatError(
+                    f"model configuration: {name} should be from 1 to {_LARGEST[name]}, got {getattr(self, name)}"
+                )
         if self.heads % self.key_value_heads:
             raise FileFormatError(
                 f"model configuration: {self.heads} query heads cannot share {self.key_value_heads} key/value heads"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hyperfunc.errors import ShapeError
 from hyperfunc_local.models.attention import Attention, attention_mask, fused_attention
-from hyperfunc_local.models.cache import KeyValueCache
+from hyperfunc_local.models.cache import AppendingCache, KeyValueCache
 from hyperfunc_local.models.configuration import LlamaConfig
 from hyperfunc_local.models.rope import frequencies, rotate, tables
 from hyperfunc_local.models.weights import BoundWeights
@@ -31,7 +31,7 @@ def forward(
     ids: Tensor,  # [P, B, T] token ids
     *,
     padding: Tensor | None = None,  # [P, B] columns at the left that hold no token
-    cache: KeyValueCache | None = None,
+    cache: KeyValueCache | AppendingCache | None = None,
     attention: Attention = fused_attention,
     output: Literal["logits", "last", "hidden"] = "logits",
 ) -> Tensor:
@@ -99,7 +99,7 @@ def _attend(
     rows: tuple[int, int],  # (B, T)
     position: tuple[Tensor, Tensor],
     visible: Tensor | None,
-    cache: KeyValueCache | None,
+    cache: KeyValueCache | AppendingCache | None,
     attention: Attention,
 ) -> Tensor:
     prompts, count = rows

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against peers on the same work, interleaved, medians, losses included."""

@@ -1,0 +1,138 @@
+"""A run that survives: what the optimize loop keeps in the journal after every generation, and takes up again.
+
+θ, the strategy's state, the generation number and the loop's own few numbers are all there is to a run; noise and
+minibatches follow from them. Knows the journal and the loop's state; nothing of strategies or programs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hyperfunc.budget import Budget
+from hyperfunc.errors import ConfigurationError
+from hyperfunc.journal import Fingerprint, Journal, ResumePoint, RunHandle
+from hyperfunc.parameters.theta import Theta
+from hyperfunc.scope import UsageLedger
+from hyperfunc.usage import Usage
+
+__all__ = ["DEFAULT_JOURNAL", "DurableRun", "RunIdentity", "open_durable_run", "open_journal"]
+
+DEFAULT_JOURNAL = Path(".hyperfunc/journal.db")
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What may not change between a run and its resumption.
+
+    Attributes:
+        name: the run's name in its journal; ``None`` takes ``run-N``.
+        config: how it optimizes, as JSON values.
+        program, data: fingerprints of what is optimized, and on what.
+        seed: of noise and minibatches.
+        may_change: keys of ``config`` that may differ on resume.
+    """
+
+    name: str | None
+    config: Mapping[str, Any]
+    program: Fingerprint
+    data: Fingerprint
+    seed: int
+    may_change: tuple[str, ...] = ("steps",)
+
+
+class DurableRun:
+    """One run in the journal, held by this process.
+
+    Attributes:
+        point: where to go on; ``None`` for a new run.
+    """
+
+    def __init__(self, journal: Journal, handle: RunHandle, point: ResumePoint | None, budget: Budget | None) -> None:
+        self.journal = journal
+        self.handle = handle
+        self.point = point
+        self._budget = budget
+        self._counted: dict[str, Usage] = {}
+
+    async def keep(
+        self,
+        generation: int,
+        theta: Theta,
+        tensors: Mapping[str, Tensor],
+        meta: Mapping[str, Any],
+        fitness: Mapping[str, float],
+        ledger: UsageLedger,
+    ) -> None:
+        """Keep the state after ``generation`` generations; when this returns, kill -9 loses nothing of it."""
+        spent = ledger.by_component()
+        spend = {name: _minus(usage, self._counted.get(name, Usage())) for name, usage in spent.items()}
+        await self.journal.record_generation(
+            self.handle,
+            generation,
+            theta=theta,
+            strategy_tensors=tensors,
+            strategy_meta=dict(meta),
+            fitness={name: value for name, value in fitness.items() if math.isfinite(value)},
+            spend={name: usage for name, usage in spend.items() if usage != Usage()},
+            budget=None if self._budget is None else self._budget.state(),
+        )
+        self._counted = spent
+
+    async def finish(self, reason: str, theta: Theta, score: float) -> None:
+        """The run has ended with ``theta``."""
+        await self.journal.finish_run(
+            self.handle,
+            reason,
+            theta=theta,
+            score=score if math.isfinite(score) else None,
+            status="failed" if reason in ("error", "cancelled") else "finished",
+        )
+
+
+def _minus(a: Usage, b: Usage) -> Usage:
+    return Usage(**{name: value - getattr(b, name) for name, value in a.to_dict().items()})
+
+
+@asynccontextmanager
+async def open_durable_run(
+    journal: Journal, identity: RunIdentity, *, resume: bool, budget: Budget | None
+) -> AsyncIterator[DurableRun]:
+    """Begin a run in the journal, or with ``resume`` take it up where it was last kept (or begin it, if it never was).
+
+    Raises:
+        ResumeError: program, data or configuration changed; says what.
+        JournalError: the name is taken and ``resume`` was not asked for, or another process holds the run.
+    """
+    if identity.name == "" or (resume and identity.name is None):
+        raise ConfigurationError("a run that can be resumed needs a name: optimize(..., run='name')")
+    facts: dict[str, Any] = {"config": identity.config, "program": identity.program, "data": identity.data}
+    if resume and any(record.name == identity.name for record in journal.runs()):
+        point = await journal.resume_run(identity.name or "", **facts, may_change=identity.may_change)
+        if budget is not None:
+            if point.budget is not None:
+                budget.restore(point.budget)
+            budget.charge(point.paid_since)
+        yield DurableRun(journal, point.run, point, budget)
+    else:
+        handle = await journal.start_run(identity.name, **facts, seed=identity.seed)
+        yield DurableRun(journal, handle, None, budget)
+
+
+@contextmanager
+def open_journal(journal: Journal | str | Path | None) -> Iterator[Journal]:
+    """``journal`` itself, or the one at its path (default: ``.hyperfunc/journal.db``), closed afterwards."""
+    if isinstance(journal, Journal):
+        yield journal
+        return
+    opened = Journal(journal if journal is not None else DEFAULT_JOURNAL)
+    try:
+        yield opened
+    finally:
+        opened.close()
