@@ -114,9 +114,7 @@ def test_nothing_installed_says_so() -> None:
 def test_the_doctor_finds_what_is_wrong_and_says_what_to_do(plugins: Plugins) -> None:
     result = invoke("plugins", "doctor")
     assert result.exit_code == 1
-    assert "strategy 'gone' of broken (hyperfunc-broken 0.1) cannot be imported" in result.stdout.replace(
-        "strategie", "strategy"
-    )
+    assert "strategy 'gone' of broken (hyperfunc-broken 0.1) cannot be imported" in result.stdout
     assert "pip uninstall hyperfunc-broken, or set HYPERFUNC_DISABLE_PLUGINS=broken" in result.stdout
     assert result.stdout.endswith("3 plugins, 2 problems\n")
 
@@ -192,6 +190,7 @@ def test_a_new_plugin_works_and_its_own_tests_pass(tmp_path: Path) -> None:
     ]
     assert "$" not in "".join(file.read_text() for file in folder.rglob("*") if file.is_file())
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # its tests need pytest alone
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

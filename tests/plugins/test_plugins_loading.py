@@ -187,6 +187,8 @@ def test_unknown_names_are_answered_with_close_ones() -> None:
     plugins = load_plugins(entry_points=False)
     with pytest.raises(PluginError, match="no scorer named 'exact-mach'; did you mean 'exact-match'"):
         plugins.get("scorers", "exact-mach")
+    with pytest.raises(PluginError, match="no strategy named 'snez'; did you mean 'snes'"):
+        plugins.get("strategies", "snez")
     with pytest.raises(PluginError, match="no extension point named 'scorer'; did you mean 'scorers'"):
         plugins.registry("scorer")
     with pytest.raises(PluginError, match="no event named 'run_begun'"):

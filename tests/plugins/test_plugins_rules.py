@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import importlib
 import inspect
 import subprocess
 import sys
@@ -19,14 +21,15 @@ HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("hyperfunc_")
 PLUGIN_FILES = sorted([*ROOT.glob("plugins/*/plugin.py"), *ROOT.glob("exporters/*/plugin.py")])
 
 
-def subclassed() -> set[str]:
+@functools.cache
+def subclassed() -> frozenset[str]:
     """Names of contracts that some test of ours subclasses."""
     found: set[str] = set()
     for file in ROOT.glob("tests/**/test_*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.ClassDef):
                 found |= {base.id for base in node.bases if isinstance(base, ast.Name)}
-    return found
+    return frozenset(found)
 
 
 def marked(file: Path) -> set[str]:
@@ -64,8 +67,6 @@ def test_contracts_are_for_hooks_that_exist() -> None:
 
 @pytest.mark.parametrize("file", PLUGIN_FILES, ids=lambda file: file.parent.name)
 def test_our_plugins_register_without_fault(file: Path) -> None:
-    import importlib
-
     name = file.parent.name
     plugin = importlib.import_module(f"{name}.plugin")
     plugins = load_plugins([(name, plugin)], entry_points=False, strict=True)
