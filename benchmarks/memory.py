@@ -25,7 +25,7 @@ from statistics import quantiles
 from typing import Any
 
 from hyperfunc.errors import HyperfuncError
-from hyperfunc.testing.memory_contract import hostile_queries
+from hyperfunc.testing.hostile_texts import hostile_queries
 from hyperfunc.testing.postgres import fresh_schema, postgres_server
 from hyperfunc_memory import Memory, MemoryEntry, MemoryType
 

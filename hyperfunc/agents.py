@@ -1,15 +1,20 @@
 """Agent types: what one example of a system is. FLOW, one call of ``run``, lives here; others come as plugins.
 
-An agent type says how one example is run from start to end and what comes out. It never knows populations.
+An agent type says how one example is run from start to end and what comes out. That is enough: a population is then
+run as concurrent tasks. One whose examples are many calls of ``run`` may also know how to run a block of members at
+once (:class:`BlockAgentRunner`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, runtime_checkable
 
-__all__ = ["AgentRunner", "AgentType", "Flow", "FlowResponse"]
+if TYPE_CHECKING:
+    from hyperfunc.program import BlockExecutor
+
+__all__ = ["AgentRunner", "AgentType", "BlockAgentRunner", "Flow", "FlowResponse"]
 
 
 class AgentType:
@@ -43,6 +48,19 @@ class AgentRunner(Protocol):
             run: the system's ``run``.
             inputs: the example's inputs.
             system: the system itself (its memory, its settings).
+        """
+        ...
+
+
+@runtime_checkable
+class BlockAgentRunner(AgentRunner, Protocol):
+    """An agent type that can also run whole blocks of members."""
+
+    def block_executor(self, run: Callable[..., Awaitable[Any]], system: Any) -> BlockExecutor:
+        """What runs blocks of members of this system; one per evaluation or optimization.
+
+        Args:
+            run, system: as in :meth:`run_example`.
         """
         ...
 

@@ -42,9 +42,9 @@ def hyperfunc_register_scorers(register: Register) -> None:
 
 @hookimpl
 def hyperfunc_register_cli_commands(register: Register) -> None:
-    register("plugins", "hyperfunc.cli.plugins:app")
-    register("runs", "hyperfunc.cli.runs:app")
-    register("report", "hyperfunc.cli.runs_report:report")
-    register("graph", "hyperfunc.cli.runs_report:graph")
-    register("replay", "hyperfunc.cli.runs_replay:replay")
-    register("resume", "hyperfunc.cli.runs_replay:resume")
+    register("plugins", "hyperfunc.cli.plugins:app", summary="List, check and start plugins.")
+    register("runs", "hyperfunc.cli.runs:app", summary="List, show, compare, export and prune runs.")
+    register("report", "hyperfunc.cli.runs_report:report", summary="Write a run's report as one HTML page.")
+    register("graph", "hyperfunc.cli.runs_report:graph", summary="Draw a run's call graph.")
+    register("replay", "hyperfunc.cli.runs_replay:replay", summary="Run one example again without a paid call.")
+    register("resume", "hyperfunc.cli.runs_replay:resume", summary="Take a run up where it was last kept.")

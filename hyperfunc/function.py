@@ -274,6 +274,13 @@ class HyperFunction(Generic[P, R]):
         """Whether both wrap the same function under the same name (handles made by :meth:`with_options` do)."""
         return self.fn is other.fn and self.name == other.name
 
+    def check_ready(self) -> None:
+        """Raise now what a call would raise for want of configuration (an alias that no endpoint is bound to, …).
+
+        Called before an evaluation or optimization begins, so that it does not fail after it has paid for something.
+        Components that need no configuration have nothing to check.
+        """
+
     # --- texts ---------------------------------------------------------------------------------------------------
 
     @property

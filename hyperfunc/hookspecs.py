@@ -6,17 +6,20 @@ A plugin is a module (or object) with functions marked ``@hookimpl``; it is foun
 * ``hyperfunc_register_*(register)`` fires once, the first time a registry of that kind is asked for. Call
   ``register(name, thing)`` for everything you bring; ``thing`` is an object, or an import string
   ``"package.module:attribute"`` that is resolved at first use (keep plugin modules light). A name that is taken is an
-  error that names both owners.
+  error that names both owners: a built-in keeps its name, and of two plugins neither gets it.
 * run events fire during ``optimize``. They receive values, never live state, and never fire inside vmap or once per
   population member. An event hook that raises is reported and switched off for the rest of the run.
+
+Hooks are plain functions: neither ``async`` nor wrappers. A function with an unknown hook's name, or with an argument
+that its hook does not have, is refused when the plugin is loaded.
 
 New arguments may be added to a hook, never removed: an implementation names only those that it wants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import pluggy
 
@@ -26,7 +29,12 @@ PROJECT = "hyperfunc"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-Register = Callable[[str, Any], None]
+
+class Register(Protocol):
+    """What ``hyperfunc_register_*`` hooks are given."""
+
+    def __call__(self, name: str, thing: Any, summary: str = "") -> None:
+        """Offer ``thing`` under ``name``; ``summary`` is one line that is shown without importing the thing."""
 
 
 @hookspec
@@ -93,13 +101,18 @@ def hyperfunc_register_llm_transports(register: Register) -> None:
 @hookspec
 def hyperfunc_register_error_classifiers(register: Register) -> None:
     """Fires when the LLM runtime first classifies an error. Register an object with ``classify_custom(error)``, asked
-    before the built-in rules (``None`` passes on), and/or ``post_classify(error, info)``, which may edit it."""
+    before the built-in rules (``None`` passes on), and/or ``post_classify(error, info)``, which may edit their
+    answer."""
 
 
 @hookspec
 def hyperfunc_register_engines(register: Register) -> None:
-    """Fires when ``optimize(engine=…)`` names an engine. Register a class whose instances have
-    ``async run_block(program, block, inputs, settings) -> BlockOutcome``: where blocks of members are run."""
+    """Fires when an engine is first asked for by name. Register a class whose instances have
+    ``async run_block(program, block, inputs, settings) -> BlockOutcome``: where one block of members is run. The
+    outcome is that of :func:`hyperfunc.population.sequential.run_sequential`, whatever machine computed it.
+
+    No engine is built in, and ``optimize`` does not ask for one by name yet: an engine is got with
+    ``current_plugins().get("engines", name)`` and called by whoever drives the population."""
 
 
 @hookspec

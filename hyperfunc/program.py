@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from hyperfunc.binding import Binding, CallDefaults, ComponentScope, Frame, bound
 from hyperfunc.parameters.theta import Theta
+from hyperfunc.population.members import MemberBlock
+from hyperfunc.population.outcomes import BlockOutcome
 
-__all__ = ["Program", "supervise"]
+__all__ = ["BlockExecutor", "Program", "supervise"]
 
 Inputs = Mapping[str, Any]
+
+
+class BlockExecutor(Protocol):
+    """Runs whole blocks of members where one example is more than one call of ``run`` (an episode): the agent type's
+    own way to lift. Called from several worker threads at once, with a block each."""
+
+    def run_block(
+        self,
+        program: Program,
+        block: MemberBlock,
+        inputs: Sequence[Inputs],
+        runner: asyncio.Runner,
+        *,
+        proof: Collection[tuple[int, int]] = (),
+    ) -> BlockOutcome:
+        """Run every member of ``block`` on every example.
+
+        Args:
+            inputs: one mapping per example.
+            runner: an event loop of its own in the calling thread, which must not be running one.
+            proof: pairs ``(member, example)`` whose calls of ``run`` are also made one by one, from raw inputs; the
+                block is refused where they disagree.
+
+        Raises:
+            LiftRefusedError: the program cannot be lifted, or the proof failed; nothing was paid for.
+            InputMutatedError: the program wrote into its inputs.
+        """
+        ...
+
+    def close(self) -> None:
+        """The evaluation is over: let go of whatever was kept for the next block."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,6 +60,7 @@ class Program:
         defaults: limits of calls that declare none.
         holders: the systems behind it, outermost first; executors check that no batched tensor was left on them.
         liftable: one example is one call of ``run`` with its inputs as arguments, so that ``run`` may be vmapped.
+        block_executor: runs whole blocks where an example is more than one call of ``run``.
     """
 
     scope: ComponentScope
@@ -34,6 +69,7 @@ class Program:
     defaults: CallDefaults
     holders: tuple[object, ...] = ()
     liftable: bool = True
+    block_executor: BlockExecutor | None = None
 
     async def __call__(self, binding: Binding, inputs: Inputs) -> Any:
         """One run under ``binding``; the binding is closed afterwards."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hyperfunc.agents import AgentType
+from hyperfunc.agents import AgentType, BlockAgentRunner
+from hyperfunc.batch import Artifacts, Batch, batch
 from hyperfunc.binding import Binding, CallDefaults, Frame, active_frame, bound
 from hyperfunc.budget import Budget
 from hyperfunc.errors import ConfigurationError, EvaluationError, UnboundError, UnknownParameterError
@@ -36,7 +37,7 @@ from hyperfunc.scheduling.dry_run import forecast
 from hyperfunc.scheduling.forecast import Forecast
 from hyperfunc.selection import as_examples
 from hyperfunc.sensitivity import Ablation, Sensitivity, ablate_component, measure_sensitivity
-from hyperfunc.settings import Settings
+from hyperfunc.settings import Settings, resolve_settings
 from hyperfunc.tape import Tape, current_tape, recording
 from hyperfunc.training import (
     OptimizeArguments,
@@ -166,6 +167,7 @@ class HyperSystem:
             defaults=CallDefaults((settings or Settings()).over(self.settings)),
             holders=tuple(self._holders()),
             liftable=bool(agent.liftable),
+            block_executor=agent.block_executor(self.run, self) if isinstance(agent, BlockAgentRunner) else None,
         )
 
     def _holders(self) -> Iterator[HyperSystem]:
@@ -387,6 +389,39 @@ class HyperSystem:
         """Improve tensors only, by ``optimizer``; further arguments as in :meth:`optimize`."""
         given = OptimizeArguments(**arguments)
         return await optimize_system_tensors(self, train_data, metric_fn, val_data, optimizer, given)
+
+    def batch(
+        self,
+        inputs: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        theta: Mapping[str, ThetaValue] | None = None,
+        artifacts: Artifacts | str | Path | None = None,
+        concurrency: int | None = None,
+        **options: Any,
+    ) -> Batch[Mapping[str, Any], Any]:
+        """Run the program on many inputs: ``async for result in system.batch(inputs): …``.
+
+        Queues are bounded, a failure is a value (``result.error``), and leaving the loop cancels the rest.
+
+        Args:
+            inputs: keyword arguments of ``run``, one mapping each.
+            theta: values in place of the current ones.
+            artifacts: a JSON-lines file (or settings for one) to keep results in, and to take them from when the batch
+                is run again. A path's results count only for the θ that they were made under.
+            concurrency: runs at a time (default: that of the settings).
+            options: as of :func:`hyperfunc.batch.batch` (``order``, ``on_progress``, ``fail_fast``, ``deadline_s``, …).
+        """
+        program = self.program(theta)
+        if isinstance(artifacts, (str, Path)):
+            artifacts = Artifacts(
+                artifacts, identity={"theta": program.theta.content_hash, "system": type(self).__name__}
+            )
+
+        async def one(item: Mapping[str, Any]) -> Any:
+            return await program(Binding(program.theta, defaults=program.defaults), item)
+
+        most = concurrency or resolve_settings(bound=self.settings).concurrency or 1
+        return batch(one, inputs, concurrency=most, artifacts=artifacts, **options)
 
     @contextmanager
     def binding(self, theta: Mapping[str, ThetaValue] | None = None) -> Iterator[Theta]:

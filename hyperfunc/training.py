@@ -109,6 +109,7 @@ async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tupl
         The position of the first example that could be run, and what was called; ``None`` if none was run.
     """
     registry = system.registry
+    _check_ready(registry)
     found: tuple[int, Tape] | None = None
     if registry.discovered:
         return found
@@ -122,7 +123,13 @@ async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tupl
         if any(c.suspended or (c.function in functions and functions[c.function].performs_io) for c in tape):
             break
     registry.discovered = True
+    _check_ready(registry)
     return found
+
+
+def _check_ready(registry: Registry) -> None:
+    for function in registry.all_components().values():
+        function.check_ready()
 
 
 async def evaluate_members(

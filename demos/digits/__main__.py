@@ -88,7 +88,7 @@ async def main(steps: int, seed: int, out: Path) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Evolve a digit pipeline from random weights.")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/digits"))
     arguments = parser.parse_args()

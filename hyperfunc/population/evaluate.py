@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -72,6 +72,8 @@ class PopulationRunner:
 
     def close(self) -> None:
         self._workers.close()
+        if self.program.block_executor is not None:
+            self.program.block_executor.close()
 
     def __enter__(self) -> PopulationRunner:
         return self
@@ -162,7 +164,7 @@ class PopulationRunner:
         reduce: Callable[[int, BlockOutcome], R],
     ) -> list[R]:
         program = self.program
-        if not program.liftable:
+        if not program.liftable and program.block_executor is None:
             raise LiftRefusedError("one example of this agent type is more than one call of run()")
         for component, function in program.scope.all_components().items():
             if function.performs_io or function.batched:
@@ -170,6 +172,15 @@ class PopulationRunner:
         alone = await self._reference(first, 0, batch.inputs[0])
         if alone.suspended:
             raise LiftRefusedError(f"{alone.suspended[0]} waited for something outside the program")
+        if program.block_executor is not None:
+            row = {(0, example) for example in range(len(batch.inputs))}
+            return await self._run_blocks(
+                ask,
+                blocks,
+                batch,
+                reduce,
+                lambda index, size: {(m, 0) for m in range(size)} | (row if index == blocks[0] else set()),
+            )
         attempts = [True, False] if contains_numbers(batch.inputs) else [True]
         for attempt, lift_numbers in enumerate(attempts):
             self._lift_numbers = lift_numbers
@@ -244,6 +255,10 @@ class PopulationRunner:
         block = ask(index)
         size = next(iter(block.values())).size if block else 1
         member, example = choose.randrange(size), choose.randrange(len(batch.inputs))
+        if self.program.block_executor is not None:
+            one = ExampleBatch([batch.inputs[example]])
+            await self._run_blocks(ask, [index], one, lambda *_: None, lambda *_: {(member, 0)})
+            return
         alone = await self._reference(block, member, batch.inputs[example])
         one = ExampleBatch([batch.inputs[example]])
         lifted = await self._run_lifted(ask, [index], one, lambda _, outcome: outcome.outputs_of_example(member, 0))
@@ -258,6 +273,8 @@ class PopulationRunner:
     async def _run_lifted(
         self, ask: AskBlock, blocks: Sequence[int], batch: ExampleBatch, reduce: Callable[[int, BlockOutcome], R]
     ) -> list[R]:
+        if self.program.block_executor is not None:
+            return await self._run_blocks(ask, blocks, batch, reduce)
         groups = batch.groups(self._lift_numbers)
         program = self.program
 
@@ -265,6 +282,28 @@ class PopulationRunner:
             return reduce(index, run_lifted(program, ask(index), groups, runner))
 
         results = await self._workers.map(work, blocks, at_once=self._at_once(ask, blocks, batch))
+        self._lifted_runs += 1
+        return results
+
+    async def _run_blocks(
+        self,
+        ask: AskBlock,
+        blocks: Sequence[int],
+        batch: ExampleBatch,
+        reduce: Callable[[int, BlockOutcome], R],
+        proof: Callable[[int, int], Collection[tuple[int, int]]] = lambda index, size: (),
+    ) -> list[R]:
+        """Lifted by the agent type's own executor; ``proof(index, members)`` are the pairs to be proven in a block."""
+        program, executor = self.program, self.program.block_executor
+        if executor is None:
+            raise AssertionError("only called where the program has an executor")
+
+        def work(index: int, runner: asyncio.Runner) -> R:
+            block = ask(index)
+            size = next(iter(block.values())).size if block else 1
+            return reduce(index, executor.run_block(program, block, batch.inputs, runner, proof=proof(index, size)))
+
+        results = await self._workers.map(work, blocks, at_once=self._workers.count)
         self._lifted_runs += 1
         return results
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from hyperfunc.population.outcomes import BlockOutcome, LiftedGroup
 from hyperfunc.program import Program
 from hyperfunc.tape import recording
 
-__all__ = ["LiftRefusedError", "run_lifted"]
+__all__ = ["LiftRefusedError", "LiftedKernel", "LiftedOutput", "run_lifted"]
 
 
 class LiftRefusedError(HyperfuncError):
@@ -88,99 +89,164 @@ def run_lifted(program: Program, block: MemberBlock, groups: list[InputGroup], r
     members = next(iter(block.values())).size if block else 1
     outcome = BlockOutcome(members, sum(len(g.examples) for g in groups))
     with torch.no_grad():
+        kernel = LiftedKernel(program, block, runner)
         for group in groups:
-            outcome.groups.append(_run_group(program, block, members, group, runner))
+            output = kernel.run(group.inputs, group.tensors, examples=bool(group.tensors))
+            if not any(output.lifted):
+                raise LiftRefusedError("the output contains no tensor, so that it cannot depend on the member")
+            outcome.groups.append(_group_outcome(group, output, per_member=bool(block)))
+        kernel.refuse_state()
     return outcome
 
 
-def _run_group(
-    program: Program, block: MemberBlock, members: int, group: InputGroup, runner: asyncio.Runner
-) -> LiftedGroup:
-    leaves_of_members = member_leaves(block)
-    counts = [t._version for t in group.tensors]
-    refusals: list[str] = []
-    shape: dict[str, Any] = {}
+@dataclass(frozen=True)
+class LiftedOutput:
+    """What one kernel gave.
 
-    def route(function: Any, component: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Awaitable[Any] | None:
+    Attributes:
+        leaves: the output's leaves: with the axes that were mapped in front where lifted, else the constant itself.
+        lifted: which leaves are tensors.
+        structure: how the leaves make one output.
+        examples: whether the examples' axis was mapped.
+    """
+
+    leaves: list[Any]
+    lifted: tuple[bool, ...]
+    structure: pytree.TreeSpec
+    examples: bool
+
+    def tree(self) -> Any:
+        """The output with its tensors as they came: all members and examples at once."""
+        return pytree.tree_unflatten(self.leaves, self.structure)
+
+
+class LiftedKernel:
+    """One program on one block of members, to be run on stacked inputs as often as wanted: what both the runs of whole
+    programs and the single steps of an episode are made of. Use it under ``torch.no_grad()``, in one thread.
+
+    Args:
+        program: what one run does.
+        block: the members; an empty block is one member with the program's own θ and has no members' axis.
+        runner: an event loop of its own in the calling thread, which must not be running one.
+    """
+
+    def __init__(self, program: Program, block: MemberBlock, runner: asyncio.Runner) -> None:
+        self._program = program
+        self._block = block
+        self._runner = runner
+        self._leaves = member_leaves(block)
+        self._theta = dict(program.theta)
+        self._refusals: list[str] = []
+
+    def run(
+        self,
+        inputs_of: Callable[[tuple[Tensor, ...]], Mapping[str, Any]],
+        tensors: tuple[Tensor, ...],
+        *,
+        members: bool = False,
+        examples: bool,
+    ) -> LiftedOutput:
+        """Run every member on every example, as one kernel.
+
+        Args:
+            inputs_of: one run's inputs, from its part of ``tensors``.
+            tensors: ``[(P,) (E,) …]``, with the axes that are said to be there.
+            members: whether each member has inputs of its own; else all share them.
+            examples: whether there is an axis of examples.
+
+        Raises:
+            LiftRefusedError: the program cannot be lifted; nothing was paid for.
+            InputMutatedError: it wrote into its inputs.
+        """
+        versions = [t._version for t in tensors]
+        shape: dict[str, Any] = {}
+
+        def one_run(leaves_of_member: Leaves, tensors_of_run: tuple[Tensor, ...]) -> Any:
+            binding = self._binding_of(leaves_of_member)
+            with recording(None):
+                running = self._program(binding, inputs_of(tensors_of_run))
+                output = self._runner.run(running, context=contextvars.copy_context())
+            leaves, structure = pytree.tree_flatten(output)
+            lifted = tuple(isinstance(leaf, Tensor) for leaf in leaves)
+            for leaf, is_tensor in zip(leaves, lifted, strict=True):
+                if not is_tensor and not (leaf is None or isinstance(leaf, (str, bool, int, float, bytes))):
+                    raise LiftRefusedError(f"the output contains a {type(leaf).__name__}, which vmap cannot return")
+            shape.update(structure=structure, lifted=lifted, leaves=leaves)
+            return tuple(leaf for leaf, is_tensor in zip(leaves, lifted, strict=True) if is_tensor)
+
+        mapped: Any = one_run
+        if examples:
+            mapped = torch.vmap(mapped, in_dims=(None, 0))
+        if self._block or members:
+            mapped = torch.vmap(mapped, in_dims=(0, 0 if members else None))
+        results = iter(self._guarded(mapped, tensors))
+        if [t._version for t in tensors] != versions:
+            raise InputMutatedError(
+                "the program wrote into the tensors that it was given; copy an input before changing it"
+            )
+        leaves = [
+            next(results) if lifted else leaf for leaf, lifted in zip(shape["leaves"], shape["lifted"], strict=True)
+        ]
+        return LiftedOutput(leaves, shape["lifted"], shape["structure"], examples)
+
+    def refuse_state(self) -> None:
+        """Call this after the last run: a batched tensor left on a system would be dead by now.
+
+        Raises:
+            LiftRefusedError: there is one.
+        """
+        _refuse_state(self._program)
+
+    def _binding_of(self, leaves_of_member: Leaves) -> Binding:
+        values = {**self._theta, **member_parameters(self._block, leaves_of_member)}
+        return Binding(values, route=self._route, defaults=self._program.defaults)
+
+    def _route(
+        self, function: Any, component: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Awaitable[Any] | None:
         if function.performs_io or function.batched:
             kind = "performs I/O, has limits or texts" if function.performs_io else "takes whole batches"
-            refusals.append(f"{component} {kind}")
-            raise LiftRefusedError(refusals[-1])
+            self._refusals.append(f"{component} {kind}")
+            raise LiftRefusedError(self._refusals[-1])
         return None
 
-    def one_run(leaves_of_member: Leaves, tensors_of_example: tuple[Tensor, ...]) -> Any:
-        values: dict[str, Any] = dict(program.theta)
-        values.update(member_parameters(block, leaves_of_member))
-        binding = Binding(values, route=route, defaults=program.defaults)
-        context = contextvars.copy_context()
-        with recording(None):
-            output = runner.run(program(binding, group.inputs(tensors_of_example)), context=context)
-        leaves, structure = pytree.tree_flatten(output)
-        lifted = tuple(isinstance(leaf, Tensor) for leaf in leaves)
-        for leaf, is_tensor in zip(leaves, lifted, strict=True):
-            if not is_tensor and not (leaf is None or isinstance(leaf, (str, bool, int, float, bytes))):
-                raise LiftRefusedError(f"the output contains a {type(leaf).__name__}, which vmap cannot return")
-        shape.update(structure=structure, lifted=lifted, constants=leaves)
-        return tuple(leaf for leaf, is_tensor in zip(leaves, lifted, strict=True) if is_tensor)
-
-    mapped: Any = one_run
-    if group.tensors:
-        mapped = torch.vmap(mapped, in_dims=(None, 0))
-    if block:
-        mapped = torch.vmap(mapped, in_dims=(0, None))
-    guard = _ReadGuard()
-    try:
-        with guard:
-            tensors = mapped(leaves_of_members, group.tensors)
-    except LiftRefusedError:
-        raise
-    except Exception as error:
-        reason = (
-            guard.reads[0]
-            if guard.reads
-            else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        )
-        raise LiftRefusedError(refusals[0] if refusals else _explain(reason, bool(guard.reads))) from error
-    if refusals:
-        raise LiftRefusedError(refusals[0])
-    if guard.reads:
-        raise LiftRefusedError(_explain(guard.reads[0], True))
-    _refuse_state(program)
-    if [t._version for t in group.tensors] != counts:
-        raise InputMutatedError(
-            "the program wrote into the tensors that it was given; copy an input before changing it"
-        )
-    if not any(shape["lifted"]):
-        raise LiftRefusedError("the output contains no tensor, so that it cannot depend on the member")
-    return _group_outcome(group, members, tensors, shape, per_example=bool(group.tensors), per_member=bool(block))
+    def _guarded(self, mapped: Any, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        guard = _ReadGuard()
+        try:
+            with guard:
+                results: tuple[Tensor, ...] = mapped(self._leaves, tensors)
+        except LiftRefusedError:
+            raise
+        except Exception as error:
+            reason = (
+                guard.reads[0]
+                if guard.reads
+                else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            )
+            refusals = self._refusals
+            raise LiftRefusedError(refusals[0] if refusals else _explain(reason, bool(guard.reads))) from error
+        if self._refusals:
+            raise LiftRefusedError(self._refusals[0])
+        if guard.reads:
+            raise LiftRefusedError(_explain(guard.reads[0], True))
+        return results
 
 
 def _explain(reason: str, was_read: bool) -> str:
     return f"the program reads a tensor's value: {reason}" if was_read else reason
 
 
-def _group_outcome(
-    group: InputGroup,
-    members: int,
-    tensors: tuple[Tensor, ...],
-    shape: Mapping[str, Any],
-    *,
-    per_example: bool,
-    per_member: bool,
-) -> LiftedGroup:
-    remaining = iter(tensors)
+def _group_outcome(group: InputGroup, output: LiftedOutput, *, per_member: bool) -> LiftedGroup:
     leaves: list[Any] = []
-    for leaf, lifted in zip(shape["constants"], shape["lifted"], strict=True):
-        if not lifted:
+    for leaf, lifted in zip(output.leaves, output.lifted, strict=True):
+        if lifted:
+            tensor = leaf if per_member else leaf.unsqueeze(0)
+            if not output.examples:  # inputs without tensors: every example of the group is the same run
+                tensor = tensor.unsqueeze(1).expand(tensor.shape[0], len(group.examples), *tensor.shape[1:])
+            leaves.append(tensor)
+        else:
             leaves.append(leaf)
-            continue
-        tensor = next(remaining)
-        if not per_member:
-            tensor = tensor.unsqueeze(0)
-        if not per_example:  # inputs without tensors: every example of the group is the same run
-            tensor = tensor.unsqueeze(1).expand(tensor.shape[0], len(group.examples), *tensor.shape[1:])
-        leaves.append(tensor)
-    return LiftedGroup(group.examples, leaves, shape["lifted"], shape["structure"])
+    return LiftedGroup(group.examples, leaves, output.lifted, output.structure)
 
 
 def _refuse_state(program: Program) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from types import TracebackType
 from typing import Any, TypeVar
 
 from hyperfunc import tape
@@ -52,8 +53,43 @@ class _Sending:
         self.first_chunk_at: float | None = None
 
 
+class _AttemptClock:
+    """An attempt's timeout around a block, counted from admission."""
+
+    __slots__ = ("_alias", "_clock", "_seconds")
+
+    def __init__(self, alias: str, seconds: float | None, ticket: Ticket) -> None:
+        self._alias, self._seconds = alias, seconds
+        self._clock = asyncio.timeout_at(None if seconds is None else ticket.sent_at + seconds)
+
+    async def __aenter__(self) -> None:
+        await self._clock.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._clock.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            text = f"{self._alias} did not answer within attempt_timeout_s={self._seconds}"
+            raise AttemptTimeoutError(text, endpoint=self._alias, outcome_known=False) from None
+
+
 class AttemptMaker:
     """Makes the attempts of one call."""
+
+    __slots__ = (
+        "_ask",
+        "_classified",
+        "_deadline",
+        "_gate",
+        "_key",
+        "_price",
+        "_state",
+        "alias",
+        "books",
+        "endpoint",
+    )
 
     def __init__(
         self,
@@ -62,7 +98,7 @@ class AttemptMaker:
         state: LoopState,
         books: CallBooks,
         deadline: Deadline,
-        classify: Callable[[Exception], ErrorInfo],
+        classify: Callable[[BaseException], ErrorInfo],
     ) -> None:
         self.alias = alias
         self.endpoint = endpoint
@@ -72,7 +108,8 @@ class AttemptMaker:
         self._deadline = deadline
         self._price = endpoint.price
         self._key = self.key_of(endpoint)
-        self._classify = classify
+        self._ask = classify
+        self._classified: tuple[BaseException, ErrorInfo] | None = None
 
     @staticmethod
     def key_of(endpoint: Endpoint) -> SecretKey | None:
@@ -91,9 +128,10 @@ class AttemptMaker:
         """
         tokens = estimate_tokens(request.messages, request.params)
         transport = await self._state.transport(self.endpoint.transport or "litellm")
-        outgoing = self._outgoing(request)
-        async with self._admitted(tokens, request.params) as (ticket, sending), self._clock(ticket):
-            reply = await transport.send(outgoing)
+        outgoing = self._outgoing(request, raw)
+        async with self._admitted(tokens, request.params) as (ticket, sending):
+            async with self._clock(ticket):
+                reply = await transport.send(outgoing)
             sending.tokens, sending.outcome_known = reply.usage, True
             self._gate.rate.update(read_rate_headers(reply.headers), self._gate.in_flight - 1)
             self._gate.succeeded(ticket, reply.usage.total_tokens)
@@ -136,7 +174,7 @@ class AttemptMaker:
             raw=raw,
         )
 
-    def _outgoing(self, request: LLMRequest) -> OutgoingRequest:
+    def _outgoing(self, request: LLMRequest, raw: bool = False) -> OutgoingRequest:
         endpoint = self.endpoint
         assert endpoint.model is not None
         return OutgoingRequest(
@@ -148,6 +186,7 @@ class AttemptMaker:
             params=request.params,
             headers=endpoint.headers or {},
             timeout_s=endpoint.attempt_timeout_s or 600.0,
+            raw=raw,
         )
 
     @asynccontextmanager
@@ -167,7 +206,7 @@ class AttemptMaker:
                 yield ticket, sending
             except LLMError as error:
                 sending.sent, sending.outcome_known = error.sent, sending.outcome_known or error.outcome_known
-                self._react(error, self._classify(error), ticket)
+                self._react(error, self.classify(error), ticket)
                 raise
             finally:
                 used = self._book(ticket, sending)
@@ -181,19 +220,8 @@ class AttemptMaker:
                 reservation.release()
             self._gate.release(ticket)
 
-    @asynccontextmanager
-    async def _clock(self, ticket: Ticket) -> AsyncIterator[None]:
-        """The attempt's timeout around the block, counted from admission."""
-        seconds = self.endpoint.attempt_timeout_s
-        clock = asyncio.timeout_at(None if seconds is None else ticket.sent_at + seconds)
-        try:
-            async with clock:
-                yield
-        except TimeoutError:
-            if not clock.expired():
-                raise
-            text = f"{self.alias} did not answer within attempt_timeout_s={seconds}"
-            raise AttemptTimeoutError(text, endpoint=self.alias, outcome_known=False) from None
+    def _clock(self, ticket: Ticket) -> _AttemptClock:
+        return _AttemptClock(self.alias, self.endpoint.attempt_timeout_s, ticket)
 
     async def _timely(self, pieces: AsyncGenerator[T, None], ticket: Ticket) -> AsyncGenerator[T, None]:
         """``pieces``, each of them within the attempt's timeout; the clock never runs out in the reader's own code."""
@@ -220,6 +248,16 @@ class AttemptMaker:
     def _input_only(self, worst: Usage) -> Usage:
         usd = 0.0 if self._price is None else worst.input_tokens * self._price.input
         return Usage(input_tokens=worst.input_tokens, usd=usd)
+
+    def classify(self, error: BaseException) -> ErrorInfo:
+        """What ``error`` means; hooks are asked once per error, though attempt and repeat loop both want to know."""
+        if self._classified is None or self._classified[0] is not error:
+            self._classified = (error, self._ask(error))
+        return self._classified[1]
+
+    def forget(self) -> None:
+        """Let go of the last error."""
+        self._classified = None
 
     def _react(self, error: LLMError, info: ErrorInfo, ticket: Ticket) -> None:
         """What ``error`` means for the whole endpoint: a cooldown, or no more calls with this key."""

@@ -43,6 +43,8 @@ class Surroundings(Protocol):
 class Execution:
     """One call, from its first admission to its answer."""
 
+    __slots__ = ("__weakref__", "_budget", "_deadline", "_endpoint", "_maker", "_request", "alias", "books")
+
     def __init__(self, runtime: Surroundings, alias: str, endpoint: Endpoint, request: LLMRequest) -> None:
         self.alias = alias
         self.books = CallBooks()
@@ -50,11 +52,10 @@ class Execution:
         self._request = request
         if endpoint.params:
             self._request = replace(request, params={**endpoint.params, **request.params})
-        self._runtime = runtime
         self._deadline = Deadline(endpoint.timeout_s)
         self._budget = RetryBudget.of(endpoint)
-        self._maker = AttemptMaker(alias, endpoint, runtime.state, self.books, self._deadline, self._classify)
-        self._classified: tuple[BaseException, ErrorInfo] | None = None
+        # The maker may not refer back here: a cycle for every call would leave thousands of them to the collector.
+        self._maker = AttemptMaker(alias, endpoint, runtime.state, self.books, self._deadline, runtime.classify)
 
     def key(self, repeat_index: Sequence[int], judge_key: Any) -> str:
         """Content key of this call in the call store."""
@@ -164,7 +165,7 @@ class Execution:
                 budget=self._budget,
                 deadline=self._deadline,
                 first_backoff_s=self._endpoint.backoff_s or 0.0,
-                classify=self._classify,
+                classify=self._maker.classify,
                 on_error=on_error,
                 salt=f"{current_scope().seed}/{current_scope().example}/{self.alias}",
             )
@@ -174,16 +175,10 @@ class Execution:
         finally:
             # A connection made during this call keeps the call's context, hence this object, as long as it lives: it
             # must not keep the error, whose frames hold everything.
-            self._classified = None
+            self._maker.forget()
 
     def _close_books(self, error: LLMError) -> None:
         error.usage, error.attempts = self.books.spent, self.books.prompts
-
-    def _classify(self, error: BaseException) -> ErrorInfo:
-        """What ``error`` means; hooks are asked once per error, though attempt and repeat loop both want to know."""
-        if self._classified is None or self._classified[0] is not error:
-            self._classified = (error, self._runtime.classify(error))
-        return self._classified[1]
 
 
 class StrategyAttempt:

@@ -17,6 +17,7 @@ from hyperfunc.calling import CallPolicy, PendingCall
 from hyperfunc.function import HyperFunction
 from hyperfunc.settings import Settings, context_settings
 from hyperfunc_llm.endpoints import Endpoint
+from hyperfunc_llm.runtime import current_runtime
 
 __all__ = ["LLMFunction", "bound_endpoint", "limits", "llm_hyperfunction"]
 
@@ -75,6 +76,10 @@ class LLMFunction(HyperFunction[P, R]):
         # Zero repeats and an endless timeout are said here, so that core takes neither from its settings.
         self.policy = CallPolicy(retries=0, timeout_s=math.inf, max_calls=max_calls)
         self._unbound: HyperFunction[P, R] | None = None
+
+    def check_ready(self) -> None:
+        """Raise now if an alias that this component uses is bound to no endpoint, or its key is not there."""
+        current_runtime().check(*self.aliases)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> PendingCall[R]:
         if self.tensor_specs and active_frame.get() is None:

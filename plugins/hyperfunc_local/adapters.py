@@ -7,7 +7,6 @@ factored perturbations over one shared weight, and a population of dense weights
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from hyperfunc.errors import ShapeError
 from hyperfunc.population.members import DenseMembers, FactoredMembers, MemberValues
 
-__all__ = ["Adapter", "DenseAdapter", "FactoredAdapter", "adapter_for", "stack_factored"]
+__all__ = ["Adapter", "DenseAdapter", "FactoredAdapter", "adapter_for", "plain_linear"]
 
 
 class Adapter(Protocol):
@@ -63,9 +62,12 @@ class FactoredAdapter:
         return cls(members.left.to(device=device, dtype=dtype), right.to(dtype))
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.add_to(plain_linear(x, weight, bias), x)
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Add each member's own part to the shared product ``y`` ``[P, R, out]``, in place."""
         if x.shape[0] != self.right.shape[0]:
             raise ShapeError(f"this adapter is for {self.right.shape[0]} members, the input has {x.shape[0]}")
-        y = plain_linear(x, weight, bias)
         if self._right_t is not None and x.dtype == torch.float32:
             # Rank 1 on short rows: multiply-and-add beats a batched product with one column.
             return y.addcmul_((x * self._right_t).sum(-1, keepdim=True), self.left_t)
@@ -96,17 +98,3 @@ def adapter_for(values: MemberValues, dtype: torch.dtype, device: torch.device) 
     if isinstance(values, DenseMembers):
         return DenseAdapter(values.values.to(device=device, dtype=dtype))
     raise TypeError(f"expected FactoredMembers or DenseMembers, got {type(values).__name__}")
-
-
-def stack_factored(adapters: Sequence[FactoredAdapter]) -> FactoredAdapter:
-    """One adapter for linears that read the same input and are computed as one (q, k and v; gate and up)."""
-    left = torch.cat([_block(adapters, i) for i in range(len(adapters))], 1)
-    return FactoredAdapter(left, torch.cat([a.right for a in adapters], -1))
-
-
-def _block(adapters: Sequence[FactoredAdapter], index: int) -> Tensor:
-    """Row block ``index`` of a block-diagonal left factor: ``[P, out_i, Σ r]``."""
-    own = adapters[index].left_t.mT
-    before = sum(a.right.shape[-1] for a in adapters[:index])
-    after = sum(a.right.shape[-1] for a in adapters[index + 1 :])
-    return F.pad(own, (before, after))

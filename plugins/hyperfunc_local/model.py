@@ -23,6 +23,7 @@ from hyperfunc_local.files.safetensors_files import check_shapes
 from hyperfunc_local.generation import generate
 from hyperfunc_local.models.causal import CausalModel, causal_model
 from hyperfunc_local.models.configuration import LlamaConfig
+from hyperfunc_local.models.packed import PackedWeights
 from hyperfunc_local.models.weights import BoundWeights
 from hyperfunc_local.sampling.parameters import DecodingParameters, ResolvedDecoding, resolve
 from hyperfunc_local.sampling.sampler import LogitsProcessor
@@ -54,6 +55,10 @@ class LocalModel:
     template: ChatTemplate | None = None
     decoding: Mapping[str, Any] = field(default_factory=dict)
     name: str = "model"
+    _packed: PackedWeights = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_packed", PackedWeights(self.weights))
 
     @property
     def parameter_count(self) -> int:
@@ -80,7 +85,7 @@ class LocalModel:
 
     def bind(self, members: MemberBlock | None = None, adapters: Mapping[str, Adapter] | None = None) -> BoundWeights:
         """The weights as one block of members sees them."""
-        return BoundWeights(self.weights, members, adapters)
+        return BoundWeights(self.weights, members, adapters, packed=self._packed)
 
     def forward(self, ids: Tensor, members: MemberBlock | None = None, **options: Any) -> Tensor:
         """Logits ``[P, B, T, vocabulary]`` of ``ids`` ``[P, B, T]``; options of

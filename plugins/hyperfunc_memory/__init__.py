@@ -1,7 +1,8 @@
 """Memory that stays: facts, preferences, events and entities of users, found again by their text.
 
 Start with :class:`Memory`. Backends are SQLite (FTS5) and PostgreSQL (tsvector); others come through the hook
-``hyperfunc_register_memory_backends`` and are tested with :mod:`hyperfunc.testing.memory_contract`.
+``hyperfunc_register_memory_backends`` and are tested with :class:`hyperfunc.testing.MemoryBackendContract` and
+:class:`hyperfunc_memory.contract.MemoryContract`.
 """
 
 from __future__ import annotations

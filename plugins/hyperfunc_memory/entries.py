@@ -1,127 +1,29 @@
-"""What a memory is, and whose it is: :class:`MemoryEntry`, :class:`MemoryType`, :class:`Scope`.
+"""Checks of memory entries, made once so that every backend is handed the same clean values.
 
-Knows nothing of databases. Checks are here so that every backend is handed the same clean values.
+The types themselves are core's (:mod:`hyperfunc.memory_types`) and are handed on. Knows nothing of databases.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import time
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import replace
 from typing import Any
 
-from hyperfunc_memory.errors import MemoryInputError
+from hyperfunc.memory_types import (
+    MAX_SCOPE_CHARACTERS,
+    MemoryEntry,
+    MemoryInputError,
+    MemoryType,
+    Scope,
+    without_surrogates,
+)
 
 __all__ = ["MAX_CONTENT_CHARACTERS", "MAX_SCOPE_CHARACTERS", "MemoryEntry", "MemoryType", "Scope", "checked_entry"]
 
 MAX_CONTENT_CHARACTERS = 4_000_000
-MAX_SCOPE_CHARACTERS = 512
 _MAX_ENTITIES = 64
 _MAX_LABEL_CHARACTERS = 512
-
-
-class MemoryType(Enum):
-    """What kind of thing is remembered."""
-
-    FACT = "fact"
-    PREFERENCE = "preference"
-    CONTEXT = "context"
-    EVENT = "event"
-    ENTITY = "entity"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Scope:
-    """Whose memory it is. Two scopes are the same only if all three parts are; ``None`` is a value of its own.
-
-    Raises:
-        MemoryInputError: a part is not text, is longer than 512 characters, or holds NUL or a lone surrogate. Scopes
-            are never repaired: two different ids must not become one.
-    """
-
-    user_id: str | None = None
-    agent_id: str | None = None
-    run_id: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in (("user_id", self.user_id), ("agent_id", self.agent_id), ("run_id", self.run_id)):
-            if value is None:
-                continue
-            if not isinstance(value, str):
-                raise MemoryInputError(f"{name} must be text or None, got {type(value).__name__}")
-            if len(value) > MAX_SCOPE_CHARACTERS:
-                raise MemoryInputError(f"{name} has {len(value)} characters; at most {MAX_SCOPE_CHARACTERS} are kept")
-            if "\0" in value or value != _without_surrogates(value):
-                raise MemoryInputError(f"{name} holds NUL or a lone surrogate; use another id")
-
-    @property
-    def key(self) -> str:
-        """One short text per scope: SHA-256 (hex) of the three parts as JSON."""
-        parts = json.dumps([self.user_id, self.agent_id, self.run_id])
-        return hashlib.sha256(parts.encode()).hexdigest()
-
-
-@dataclass
-class MemoryEntry:
-    """One thing remembered.
-
-    Attributes:
-        id: given by the store.
-        content: the text; NUL is dropped and lone surrogates are replaced when it is stored.
-        memory_type: what kind of thing it is.
-        entities: names that it mentions, looked up by :meth:`Memory.get_by_entity` without regard to case.
-        importance: 0 (noise) to 1 (must not be forgotten).
-        created_at: seconds since the epoch.
-        last_accessed: seconds since the epoch.
-        access_count: how often it was retrieved.
-        metadata: any JSON object.
-        user_id: with ``agent_id`` and ``run_id`` the scope; see :class:`Scope`.
-        subject: what it is about (``"home"``, ``"favourite colour"``). In one scope, a new entry with the same subject
-            supersedes the older one.
-        superseded_by: id of the entry that took its place; such entries are history and are not retrieved.
-        superseded_at: seconds since the epoch.
-    """
-
-    id: int | None = None
-    content: str = ""
-    memory_type: MemoryType = MemoryType.FACT
-    entities: list[str] = field(default_factory=list)
-    importance: float = 0.5
-    created_at: float = field(default_factory=time.time)
-    last_accessed: float = field(default_factory=time.time)
-    access_count: int = 0
-    metadata: dict[str, Any] = field(default_factory=dict)
-    user_id: str | None = None
-    agent_id: str | None = None
-    run_id: str | None = None
-    subject: str | None = None
-    superseded_by: int | None = None
-    superseded_at: float | None = None
-
-    @property
-    def scope(self) -> Scope:
-        """Whose memory it is."""
-        return Scope(self.user_id, self.agent_id, self.run_id)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For storage: enum as its value, ``entities`` and ``metadata`` as JSON text; without the id."""
-        return {
-            "content": self.content,
-            "memory_type": self.memory_type.value,
-            "entities": json.dumps(self.entities),
-            "importance": self.importance,
-            "created_at": self.created_at,
-            "last_accessed": self.last_accessed,
-            "access_count": self.access_count,
-            "metadata": json.dumps(self.metadata),
-            "user_id": self.user_id,
-            "agent_id": self.agent_id,
-            "run_id": self.run_id,
-            "subject": self.subject,
-        }
 
 
 def checked_entry(entry: object) -> MemoryEntry:
@@ -157,16 +59,12 @@ def checked_entry(entry: object) -> MemoryEntry:
     )
 
 
-def _without_surrogates(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
-
-
 def _checked_text(name: str, value: object, longest: int) -> str:
     if not isinstance(value, str):
         raise MemoryInputError(f"{name} must be text, got {type(value).__name__}")
     if len(value) > longest:
         raise MemoryInputError(f"{name} has {len(value)} characters; at most {longest} are kept")
-    return _without_surrogates(value.replace("\0", ""))
+    return without_surrogates(value.replace("\0", ""))
 
 
 def _checked_type(value: object) -> MemoryType:
@@ -208,7 +106,7 @@ def _checked_metadata(metadata: object) -> dict[str, Any]:
 
 def _clean_json(value: Any) -> Any:
     if isinstance(value, str):
-        return _without_surrogates(value.replace("\0", ""))
+        return without_surrogates(value.replace("\0", ""))
     if isinstance(value, dict):
         return {_clean_json(str(key)): _clean_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -10,17 +10,9 @@ HyperfuncError
 
 from __future__ import annotations
 
-from hyperfunc.errors import ConfigurationError, HyperfuncError
+from hyperfunc.memory_types import MemoryInputError, MemoryStoreError
 
 __all__ = ["EmbeddingError", "ExtractionError", "MemoryInputError", "MemorySchemaError", "MemoryStoreError"]
-
-
-class MemoryStoreError(HyperfuncError):
-    """The store cannot be opened, read or written; it holds what it held before the call."""
-
-
-class MemoryInputError(MemoryStoreError, ConfigurationError):
-    """An entry, a scope or an argument is malformed; nothing was written."""
 
 
 class MemorySchemaError(MemoryStoreError):

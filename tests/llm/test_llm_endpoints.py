@@ -265,4 +265,5 @@ async def test_a_usual_key_is_not_sent_to_a_strange_address(
 async def test_ledger_accounts_by_alias(server: LLMServer, make_runtime: Any, ask: Any) -> None:
     with enter_scope(ledger=UsageLedger()) as scope:
         await ask(make_runtime(), "hi")
+    assert scope.ledger is not None
     assert set(scope.ledger.by_component()) == {"m"}

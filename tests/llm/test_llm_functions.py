@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from hyperfunc.errors import BudgetExceededError, ConfigurationError, ExecutionError
+from hyperfunc.evaluation import Example
 from hyperfunc.function import hyperfunction
 from hyperfunc.scope import enter_scope
 from hyperfunc.settings import Settings
@@ -28,6 +29,7 @@ from hyperfunc_llm import (
     OutputValidationError,
     ToolLoopError,
     TransportError,
+    UnknownAliasError,
     image_part,
     llm_completion,
     llm_hyperfunction,
@@ -47,7 +49,7 @@ async def test_a_system_sends_its_parameters_and_prompt(server: LLMServer, runti
     ask = make_llm_completion("m", system_prompt="You are brief.", top_k=3)
 
     class Asking(HyperSystem):
-        async def run(self, question: str) -> str:
+        async def run(self, question: str) -> Any:
             return (await ask(question, seed=7)).content
 
     system = Asking()
@@ -74,7 +76,7 @@ async def test_outputs_reach_the_next_request_verbatim(server: LLMServer, runtim
     second = make_llm_completion("m", name="second")
 
     class Chain(HyperSystem):
-        async def run(self, text: str) -> str:
+        async def run(self, text: str) -> Any:
             summary = await first(text)
             return (await second(f"Analyze:\n{summary}")).content
 
@@ -82,7 +84,7 @@ async def test_outputs_reach_the_next_request_verbatim(server: LLMServer, runtim
     assert not [b for b in server.bodies() if "Value(" in b or "Traced" in b or "coroutine" in b or "<call" in b]
 
     class Forgetful(HyperSystem):
-        async def run(self, text: str) -> str:
+        async def run(self, text: str) -> Any:
             return (await second(f"Analyze:\n{first(text)}")).content
 
     with pytest.raises(ExecutionError, match="await first"):
@@ -122,7 +124,7 @@ async def test_retries_and_timeout_become_budgets(server: LLMServer, play: Play,
     assert server.counters()["requests"] == 6
 
     @llm_hyperfunction(retries=0, timeout_s=30)
-    async def user_function(question: str) -> str:
+    async def user_function(question: str) -> Any:
         return (await llm_completion("m", question)).content
 
     with pytest.raises(TransportError):
@@ -137,7 +139,7 @@ async def test_a_plain_retry_outside_does_not_multiply(server: LLMServer, play: 
     play(Rule(fault="status", status=500))
 
     @hyperfunction(retries=5)
-    async def outer(question: str) -> str:
+    async def outer(question: str) -> Any:
         return (await llm_completion("m", question, retries=1)).content
 
     with pytest.raises(TransportError):
@@ -336,3 +338,25 @@ async def test_an_empty_reply_says_why(server: LLMServer, play: Play, runtime: L
     play(Rule(fault="empty", finish_reason="length"))
     with pytest.raises(EmptyResponseError, match="'length'"):
         await llm_completion("m", "x")
+
+
+async def test_a_missing_alias_fails_before_an_optimization_has_called_anything() -> None:
+    calls: list[str] = []
+
+    @llm_hyperfunction(aliases=("fast",))
+    async def summarise(text: str) -> str:
+        calls.append(text)
+        return text
+
+    class Program(HyperSystem):
+        async def run(self, text: str) -> str:
+            return await summarise(text)
+
+    system = Program()
+    system.register_hyperfunction(summarise)
+    examples = [Example({"text": "a"}, "a")]
+    with pytest.raises(UnknownAliasError, match="fast"):
+        await system.evaluate(examples, "exact-match")
+    with pytest.raises(UnknownAliasError, match="fast"):
+        await system.optimize(examples, "exact-match")
+    assert calls == []

@@ -48,7 +48,10 @@ async def test_the_journal_keeps_calls_and_no_keys(
         runtime = make_runtime(transport)
         with enter_scope(ledger=UsageLedger(), store=journal.call_store()) as scope:
             artifacts = tmp_path / "results.jsonl"
-            work = lambda i: ask(runtime, f"item {i} ", call=call)
+
+            async def work(i: int) -> Any:
+                return await ask(runtime, f"item {i} ", call=call)
+
             results = [r async for r in batch(work, range(10), artifacts=artifacts)]
             assert [r.index for r in results if not r.ok] == [2, 4]
             counters = server.counters()

@@ -311,3 +311,18 @@ def test_a_factored_adapter_checks_the_number_of_members() -> None:
     adapter = FactoredAdapter(torch.zeros(3, 4, 1), torch.zeros(3, 5, 1))
     with pytest.raises(ShapeError):
         adapter.apply(torch.zeros(2, 1, 5), torch.zeros(4, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_populations_generate_and_score(dtype: torch.dtype) -> None:
+    _, model = oracle_and_model()
+    half = LocalModel(model.config, {n: w.to(dtype) for n, w in model.weights.items()})
+    block = members_of(half, 3)
+    answers = half.generate(prompts(4), GREEDY, members=block, max_rows=6)
+    assert all(a.finish in ("stop", "length") for own in answers for a in own)
+    assert max(len(a.tokens) for own in answers for a in own) > 3
+    exact = model.score(prompts(4), [[4, 5]] * 4, members=members_of(model, 3)).total
+    rough = half.score(prompts(4), [[4, 5]] * 4, members=block).total
+    assert rough.dtype == torch.float32
+    assert (rough - exact).abs().mean() <= 0.1 * exact.abs().mean()
+    assert all(w.dtype == dtype for w in half.weights.values())

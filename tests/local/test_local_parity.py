@@ -384,3 +384,26 @@ def test_wrong_members_are_refused(change: Any, error: type[Exception]) -> None:
     _, weights = ours(oracle("Llama"))
     with pytest.raises(error):
         BoundWeights(weights, change(weights))
+
+
+def test_packed_weights_give_the_plain_products() -> None:
+    """The engine's products take another road than the tests above: blocked copies of the weights."""
+    from hyperfunc_local.model import LocalModel
+
+    model = oracle("Qwen2")
+    config, weights = ours(model)
+    block = perturbed(weights, 3, 0.05)
+    ids = prompt().expand(3, -1, -1)
+    local = LocalModel(config, weights)
+    with torch.no_grad():
+        packed = forward(config, local.bind(block), ids)
+        plain = forward(config, BoundWeights(weights, block), ids)
+    assert (packed - plain).abs().max() <= 1e-5 * plain.abs().max()
+    changed = local.with_weights({"lm_head.weight": weights["lm_head.weight"] * 2})
+    with torch.no_grad():  # another model has other copies
+        assert (changed.forward(ids[:1]) - 2 * local.forward(ids[:1])).abs().max() <= 1e-4
+    with torch.enable_grad():
+        weight = weights["lm_head.weight"].clone().requires_grad_()
+        logits = LocalModel(config, {**weights, "lm_head.weight": weight}).forward(ids[:1])
+        logits.sum().backward()
+    assert weight.grad is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperfunc.testing.memory_contract import MemoryBackendContract, SharedMemoryContract
+from hyperfunc_memory.contract import MemoryContract, SharedMemoryContract
 
 
 class TestSQLiteFile(SharedMemoryContract):
@@ -15,7 +15,7 @@ class TestSQLiteFile(SharedMemoryContract):
         return f"sqlite:///{tmp_path}/memory.db"
 
 
-class TestSQLiteInMemory(MemoryBackendContract):
+class TestSQLiteInMemory(MemoryContract):
     @pytest.fixture
     def memory_url(self) -> str:
         return ":memory:"

@@ -8,7 +8,7 @@ from contextlib import suppress
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hyperfunc.testing.memory_contract import hostile_queries
+from hyperfunc.testing.hostile_texts import hostile_queries
 from hyperfunc_memory import Memory, MemoryEntry, MemoryStoreError
 from hyperfunc_memory.text import indexed_words, query_words, scoped_words
 

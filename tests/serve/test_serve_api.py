@@ -24,6 +24,8 @@ from hyperfunc_serve.settings import ServerSettings
 
 openai = pytest.importorskip("openai")
 
+# litellm 1.91 reads fields of its models in a way that pydantic 2.11 deprecates.
+LITELLM_WARNING = pytest.mark.filterwarnings("ignore:Accessing the .model_")
 GREEDY = {"temperature": 0.0}
 USER = [{"role": "user", "content": "hello"}]
 
@@ -183,6 +185,7 @@ async def test_the_async_client_and_several_models(url: str) -> None:
         assert texts[2 * i + 1] == expected_text(demo_model(hidden=32, seed=1), f"p{i}", 8)
 
 
+@LITELLM_WARNING
 async def test_litellm_sync_async_and_streaming(url: str, model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     litellm = pytest.importorskip("litellm")
@@ -203,6 +206,32 @@ async def test_litellm_sync_async_and_streaming(url: str, model: LocalModel, mon
     pieces = await asyncio.to_thread(lambda: list(litellm.completion(**request, stream=True)))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in pieces) == text
     assert whole.usage.completion_tokens == 12
+
+
+@LITELLM_WARNING
+@pytest.mark.parametrize("transport", ["direct", "litellm"])
+async def test_our_own_runtime_uses_the_server_as_an_endpoint(
+    url: str, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    from hyperfunc_llm import Endpoint, InvalidRequestError, LLMRequest, LLMRuntime
+
+    endpoint = Endpoint.connection(api_key="none", base_url=f"{url}/v1").over(
+        Endpoint(model="openai/demo", transport=transport, input_usd=0, output_usd=0, params=GREEDY)
+    )
+    async with LLMRuntime({"local": endpoint}) as runtime:
+        request = LLMRequest(USER, {"max_tokens": 12})
+        answers = await asyncio.gather(*(runtime.complete("local", request) for _ in range(8)))
+        body = {"messages": USER, "max_tokens": 12, **GREEDY}
+        async with httpx.AsyncClient(timeout=30) as client:
+            expected = (await client.post(f"{url}/v1/chat/completions", json=body)).json()
+        assert {a.content for a in answers} == {expected["choices"][0]["message"]["content"]}
+        assert answers[0].spent.output_tokens == 12
+        pieces = [chunk async for chunk in runtime.stream("local", request)]
+        assert "".join(c.content for c in pieces) == answers[0].content
+        assert len(pieces) > 3
+        with pytest.raises(InvalidRequestError, match="temperature"):
+            await runtime.complete("local", LLMRequest(USER, {"temperature": 7}))
 
 
 # --- batching and streaming ----------------------------------------------------------------------------------------

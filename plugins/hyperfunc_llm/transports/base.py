@@ -24,6 +24,7 @@ class OutgoingRequest:
         messages, params: as in :class:`~hyperfunc_llm.types.LLMRequest`.
         headers: extra headers.
         timeout_s: for clients that insist on a timeout of their own; the runtime keeps the time.
+        raw: the whole reply is wanted as payload, not only what an ``LLMResponse`` needs.
     """
 
     endpoint: str
@@ -34,6 +35,7 @@ class OutgoingRequest:
     params: Mapping[str, Any]
     headers: Mapping[str, str]
     timeout_s: float
+    raw: bool = False
 
     @property
     def provider_model(self) -> str:

@@ -85,9 +85,9 @@ class LiteLLMTransport:
 
     async def send(self, request: OutgoingRequest) -> Reply:
         response = await _guarded(request)
-        headers = _headers(response)
-        payload = response.model_dump()
-        return Reply(payload, headers, read_usage(payload.get("usage")), _safety(response))
+        usage = read_usage(_plain_usage(response))
+        payload = response.model_dump() if request.raw else _payload(response)
+        return Reply(payload, _headers(response), usage, _safety(response))
 
     async def stream(self, request: OutgoingRequest) -> AsyncGenerator[ReplyChunk, None]:
         pieces = await _guarded(request, stream=True, stream_options={"include_usage": True})
@@ -153,6 +153,41 @@ def _arguments(request: OutgoingRequest) -> dict[str, Any]:
     if request.headers:
         arguments["extra_headers"] = dict(request.headers)
     return arguments
+
+
+def _plain_usage(response: Any) -> dict[str, Any]:
+    usage = getattr(response, "usage", None)
+    if usage is None:
+        return {}
+    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": getattr(prompt, "cached_tokens", None)},
+        "completion_tokens_details": {"reasoning_tokens": getattr(completion, "reasoning_tokens", None)},
+    }
+
+
+def _payload(response: Any) -> dict[str, Any]:
+    """What an ``LLMResponse`` needs of litellm's object; dumping all of it would cost another 0.1 ms per call."""
+    choices = []
+    for choice in response.choices:
+        message = choice.message
+        logprobs: Any = getattr(choice, "logprobs", None)
+        calls = [
+            {"id": call.id, "function": {"name": call.function.name, "arguments": call.function.arguments}}
+            for call in message.tool_calls or ()
+        ]
+        content = {"content": message.content, "reasoning_content": getattr(message, "reasoning_content", None)}
+        choices.append(
+            {
+                "message": {**content, "tool_calls": calls},
+                "finish_reason": choice.finish_reason,
+                "logprobs": logprobs if logprobs is None or isinstance(logprobs, dict) else logprobs.model_dump(),
+            }
+        )
+    return {"model": response.model, "choices": choices}
 
 
 def _headers(response: Any) -> dict[str, str]:

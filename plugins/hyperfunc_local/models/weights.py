@@ -14,7 +14,8 @@ from torch import Tensor
 
 from hyperfunc.errors import ParameterTypeError, ShapeError, UnknownParameterError
 from hyperfunc.population.members import DenseMembers, FactoredMembers, MemberBlock
-from hyperfunc_local.adapters import Adapter, adapter_for, plain_linear
+from hyperfunc_local.adapters import Adapter, FactoredAdapter, adapter_for, plain_linear
+from hyperfunc_local.models.packed import PackedWeights
 
 __all__ = ["BoundWeights"]
 
@@ -28,6 +29,7 @@ class BoundWeights:
         adapters: adapters by the *weight* name of their linear (``model.layers.0.mlp.up_proj.weight``), in place of
             member values for that weight.
         size: number of members; worked out from ``members`` where those are given.
+        packed: faster copies of ``shared``, if there are any.
 
     Raises:
         UnknownParameterError: a member value for a weight that the model does not have.
@@ -41,8 +43,10 @@ class BoundWeights:
         adapters: Mapping[str, Adapter] | None = None,
         *,
         size: int | None = None,
+        packed: PackedWeights | None = None,
     ) -> None:
         self.shared = shared
+        self._packed = packed
         self.adapters: dict[str, Adapter] = dict(adapters or {})
         self._vectors: dict[str, Tensor] = {}  # name -> [P, 1, d]
         self._tables: dict[str, DenseMembers | FactoredMembers] = {}
@@ -93,6 +97,11 @@ class BoundWeights:
         bias = self.vector(name + ".bias") if name + ".bias" in self.shared else None
         adapter = self.adapters.get(name + ".weight")
         weight = self.shared[name + ".weight"]
+        if self._packed is not None and (adapter is None or isinstance(adapter, FactoredAdapter)):
+            y = self._packed.linear(x, name + ".weight", bias if bias is None or bias.dim() == 1 else None)
+            if y is not None:
+                y = y if bias is None or bias.dim() == 1 else y + bias
+                return y if adapter is None else adapter.add_to(y, x)
         return plain_linear(x, weight, bias) if adapter is None else adapter.apply(x, weight, bias)
 
     def transposed_linear(self, name: str, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -128,8 +137,8 @@ class BoundWeights:
     def select(self, members: Tensor) -> BoundWeights:
         """The weights as the members with these indices see them, in that order (repeats allowed)."""
         if self.size == 1 and not self.adapters and not self._vectors:
-            return BoundWeights(self.shared, size=len(members))
-        chosen = BoundWeights(self.shared, size=len(members))
+            return BoundWeights(self.shared, size=len(members), packed=self._packed)
+        chosen = BoundWeights(self.shared, size=len(members), packed=self._packed)
         chosen.adapters = {name: adapter.select(members) for name, adapter in self.adapters.items()}
         chosen._vectors = {name: values[members] for name, values in self._vectors.items()}
         chosen._tables = {name: _select(values, members) for name, values in self._tables.items()}

@@ -1,28 +1,28 @@
-"""What every memory backend must do, as tests. Override one fixture::
+"""What :class:`Memory` promises on every backend, as tests. Override one fixture::
 
-    class TestMyBackend(MemoryBackendContract):
+    class TestMyBackend(MemoryContract):
         @pytest.fixture
         def memory_url(self) -> str:  # of an empty store
             return "mine://…"
 
         memory_backends = {"mine": open_mine}  # unless a plugin registers it
 
-A store that two :class:`Memory` objects with the same URL share has more to keep: :class:`SharedMemoryContract`.
-This module needs the plugin ``hyperfunc_memory``; nothing in hyperfunc imports it.
+A store that two :class:`Memory` objects with the same URL share has more to keep: :class:`SharedMemoryContract`. What a
+backend promises by itself is tested by :class:`hyperfunc.testing.MemoryBackendContract`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, ClassVar
 
 import pytest
 
+from hyperfunc.testing.hostile_texts import HOSTILE_TEXTS
 from hyperfunc_memory import (
     BackendFactory,
     Memory,
@@ -33,82 +33,10 @@ from hyperfunc_memory import (
     RetrievalWeights,
 )
 
-__all__ = ["HOSTILE_TEXTS", "MemoryBackendContract", "SharedMemoryContract", "TestClock", "hostile_queries"]
+__all__ = ["MemoryContract", "SharedMemoryContract", "TestClock"]
 
 _DAY = 86_400.0
 _NOW = 1_800_000_000.0
-
-HOSTILE_TEXTS = (
-    "",
-    " ",
-    "'",
-    '"',
-    '""',
-    '"secret',
-    "'secret'; DROP TABLE memory_entries; --",
-    "secret' OR '1'='1",
-    "secret) OR 1=1 --",
-    "secret*",
-    "*",
-    "%",
-    "_",
-    "%secret%",
-    "secret OR x",
-    "secret AND NOT x",
-    "NOT secret",
-    "NEAR(secret x, 5)",
-    "^secret",
-    "scope:s1",
-    "scope : s1 OR secret",
-    "{scope content}: secret",
-    "content:secret",
-    "- secret",
-    "secret:*",
-    "!secret",
-    "secret & x | y <-> z",
-    "\\",
-    "\\'",
-    "secret\0x",
-    "\0",
-    "\ud800",
-    "secret \udfff",
-    "🙂",
-    "secret 🙂‍🔥",
-    "ѕесret",
-    "s1 s2 s3 @1 @2 '@1'",
-    "((((((((((((((((",
-    "secret " * 2_000,
-    "$$secret$$",
-    "%s %(words)s ? :a {condition}",
-    "\u202esecret\u202c",
-    "秘密",
-    "сек\u0301рет",
-    "or",
-    "the of and",
-)
-"""Texts that a query language, a pattern or an encoder could stumble over."""
-
-
-def hostile_queries(count: int, words: Sequence[str], seed: int = 0) -> Iterator[str]:
-    """``count`` texts put together at random from :data:`HOSTILE_TEXTS`, single odd characters and ``words``.
-
-    One in 400 is a million characters long.
-    """
-    choose = random.Random(seed)
-    for number in range(count):
-        parts: list[str] = []
-        for _ in range(choose.randint(1, 6)):
-            kind = choose.random()
-            if kind < 0.4:
-                parts.append(choose.choice(HOSTILE_TEXTS)[:60])
-            elif kind < 0.7:
-                parts.append(choose.choice(words))
-            else:
-                parts.append(
-                    chr(choose.choice((choose.randrange(0x20), choose.randrange(0x250), choose.randrange(0x110000))))
-                )
-        text = choose.choice(("", " ", '"', "'", "*")).join(parts)
-        yield (text + " ") * (1_000_000 // (len(text) + 1)) if number % 400 == 399 else text
 
 
 class TestClock:
@@ -123,7 +51,7 @@ class TestClock:
         return self.now
 
 
-class MemoryBackendContract:
+class MemoryContract:
     """Tests of one backend, through :class:`Memory`."""
 
     memory_backends: ClassVar[Mapping[str, BackendFactory] | None] = None
@@ -543,7 +471,7 @@ class MemoryBackendContract:
         assert len(memory.get_all(include_superseded=True)) == 96 + 96 + 3
 
 
-class SharedMemoryContract(MemoryBackendContract):
+class SharedMemoryContract(MemoryContract):
     """Tests of a backend whose stores several :class:`Memory` objects can open at once."""
 
     def test_entries_outlive_the_object(self, open_memory: Callable[..., Memory]) -> None:

@@ -1,0 +1,1 @@
+"""XOR from random weights by evolution: the smallest complete program. No gradients."""

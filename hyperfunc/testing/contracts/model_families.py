@@ -1,0 +1,75 @@
+"""What every family of local models must do, as tests: override the fixture ``family_case``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+__all__ = ["ModelFamilyCase", "ModelFamilyContract"]
+
+
+@dataclass(frozen=True)
+class ModelFamilyCase:
+    """A family and the smallest model of it.
+
+    Attributes:
+        build: what is registered: ``(config) -> model``.
+        config: a configuration with a tiny model (it is built several times).
+        vocabulary_size: how many tokens it knows.
+        logits: ``(model, ids [B, T]) -> logits [B, T, vocabulary_size]``; by default the model is called.
+    """
+
+    build: Callable[[Any], Any]
+    config: Any
+    vocabulary_size: int
+    logits: Callable[[Any, Tensor], Tensor] = lambda model, ids: model(ids)
+
+
+class ModelFamilyContract:
+    """Tests of one family."""
+
+    @pytest.fixture
+    def family_case(self) -> ModelFamilyCase:
+        """The family with a tiny configuration. Override this."""
+        raise NotImplementedError("override the fixture family_case with a ModelFamilyCase")
+
+    def _ids(self, case: ModelFamilyCase) -> Tensor:
+        return torch.arange(10).reshape(2, 5) % case.vocabulary_size
+
+    def _logits(self, case: ModelFamilyCase, model: Any, ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            return case.logits(model, ids)
+
+    def test_logits_have_one_row_per_token(self, family_case: ModelFamilyCase) -> None:
+        logits = self._logits(family_case, family_case.build(family_case.config), self._ids(family_case))
+        assert logits.shape == (2, 5, family_case.vocabulary_size)
+        assert logits.is_floating_point()
+        assert bool(torch.isfinite(logits).all())
+
+    def test_later_tokens_do_not_change_earlier_logits(self, family_case: ModelFamilyCase) -> None:
+        model, ids = family_case.build(family_case.config), self._ids(family_case)
+        changed = ids.clone()
+        changed[:, -1] = (changed[:, -1] + 1) % family_case.vocabulary_size
+        before, after = (self._logits(family_case, model, tokens) for tokens in (ids, changed))
+        torch.testing.assert_close(before[:, :-1], after[:, :-1])
+
+    def test_prompts_do_not_change_each_other(self, family_case: ModelFamilyCase) -> None:
+        model, ids = family_case.build(family_case.config), self._ids(family_case)
+        together = self._logits(family_case, model, ids)
+        alone = torch.cat([self._logits(family_case, model, row.unsqueeze(0)) for row in ids])
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+    def test_the_same_question_has_the_same_answer(self, family_case: ModelFamilyCase) -> None:
+        model, ids = family_case.build(family_case.config), self._ids(family_case)
+        assert torch.equal(self._logits(family_case, model, ids), self._logits(family_case, model, ids))
+
+    def test_tokens_are_left_alone(self, family_case: ModelFamilyCase) -> None:
+        ids = self._ids(family_case)
+        before = ids.clone()
+        self._logits(family_case, family_case.build(family_case.config), ids)
+        assert torch.equal(ids, before)

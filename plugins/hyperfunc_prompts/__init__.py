@@ -1,0 +1,81 @@
+"""Prompt learning: signatures, proposers of better texts, and the one test by which a proposal is accepted.
+
+Names are imported at first use (PEP 562), so that loading the plugin imports neither torch nor a provider's SDK.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyperfunc_prompts.acceptance import AcceptanceTest, check_form
+    from hyperfunc_prompts.adapters import Adapter, ChatAdapter, JSONAdapter
+    from hyperfunc_prompts.errors import (
+        ProposalRefusedError,
+        ReflectorOutageError,
+        SignatureError,
+        UnusableProposalError,
+    )
+    from hyperfunc_prompts.learning import PromptLearningOptimizer
+    from hyperfunc_prompts.noop import NoOpPromptOptimizer
+    from hyperfunc_prompts.pool import Candidate, CandidatePool
+    from hyperfunc_prompts.predict import Predict, Prediction
+    from hyperfunc_prompts.reflection import Complete, Reply
+    from hyperfunc_prompts.search import PromptSearchResult
+    from hyperfunc_prompts.signatures import InputField, OutputField, Signature
+
+__all__ = [
+    "AcceptanceTest",
+    "Adapter",
+    "Candidate",
+    "CandidatePool",
+    "ChatAdapter",
+    "Complete",
+    "InputField",
+    "JSONAdapter",
+    "NoOpPromptOptimizer",
+    "OutputField",
+    "Predict",
+    "Prediction",
+    "PromptLearningOptimizer",
+    "PromptSearchResult",
+    "ProposalRefusedError",
+    "ReflectorOutageError",
+    "Reply",
+    "Signature",
+    "SignatureError",
+    "UnusableProposalError",
+    "check_form",
+]
+
+_HOMES = {
+    "AcceptanceTest": "acceptance",
+    "check_form": "acceptance",
+    "Adapter": "adapters",
+    "ChatAdapter": "adapters",
+    "JSONAdapter": "adapters",
+    "ProposalRefusedError": "errors",
+    "ReflectorOutageError": "errors",
+    "SignatureError": "errors",
+    "UnusableProposalError": "errors",
+    "PromptLearningOptimizer": "learning",
+    "NoOpPromptOptimizer": "noop",
+    "Candidate": "pool",
+    "CandidatePool": "pool",
+    "Predict": "predict",
+    "Prediction": "predict",
+    "Complete": "reflection",
+    "Reply": "reflection",
+    "PromptSearchResult": "search",
+    "InputField": "signatures",
+    "OutputField": "signatures",
+    "Signature": "signatures",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -1,0 +1,112 @@
+"""The acceptance test that every proposal goes through, whoever made it.
+
+1. Form: ``{slots}`` and JSON types are kept, or the proposal is refused unseen; never repaired.
+2. Minibatch: on the examples that it was made from, the child's sum must be above the parent's. Cheap, and no proof.
+3. Validation: on examples that no proposer has seen, a paired permutation test against the incumbent.
+
+With ``false_accept_rate`` r and at most K validations in a run, each is made at level r / K (Bonferroni): a run in
+which no proposal is better than what it replaces accepts one with probability at most r. The permutation test is
+exact; the bound holds for scores that are exchangeable between parent and child under "no difference", and for a
+validation set that was not used to write the proposals.
+
+Knows nothing of how programs are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hyperfunc.errors import ConfigurationError
+from hyperfunc.evaluation.statistics import Comparison, compare
+from hyperfunc.parameters.text import slots_of
+from hyperfunc.parameters.theta import JSONValue
+from hyperfunc_prompts.errors import ProposalRefusedError
+
+__all__ = ["AcceptanceTest", "check_form", "passes_minibatch"]
+
+
+def check_form(name: str, before: JSONValue, after: JSONValue) -> None:
+    """Refuse a text that may not take ``before``'s place.
+
+    Raises:
+        ProposalRefusedError: empty, another JSON type (at any depth of objects), or slots added or lost.
+    """
+    if type(before) is not type(after):
+        raise ProposalRefusedError(
+            f"{name}: expected {_kind(before)}, got {_kind(after)}; keep the type", parameter_name=name
+        )
+    if isinstance(before, dict) and isinstance(after, dict):
+        if before.keys() != after.keys():
+            raise ProposalRefusedError(
+                f"{name}: expected the members {sorted(before)}, got {sorted(after)}", parameter_name=name
+            )
+        for key in before:
+            check_form(f"{name}.{key}", before[key], after[key])
+    if isinstance(before, list) and isinstance(after, list) and before:
+        kinds = {type(item) for item in before}
+        wrong = next((item for item in after if type(item) not in kinds), None)
+        if wrong is not None:
+            raise ProposalRefusedError(f"{name}: an item is {_kind(wrong)}, as none was before", parameter_name=name)
+    if isinstance(before, str) and isinstance(after, str):
+        if before.strip() and not after.strip():
+            raise ProposalRefusedError(f"{name}: the new text is empty", parameter_name=name)
+        old, new = slots_of(before), slots_of(after)
+        if old != new:
+            lost, added = sorted(old - new), sorted(new - old)
+            told = [f"lost {', '.join(f'{{{s}}}' for s in lost)}"] if lost else []
+            told += [f"added {', '.join(f'{{{s}}}' for s in added)}"] if added else []
+            raise ProposalRefusedError(f"{name}: the new text has {' and '.join(told)}", parameter_name=name)
+
+
+def passes_minibatch(parent: Sequence[float], child: Sequence[float]) -> bool:
+    """Whether the child's sum is above the parent's, on the same examples."""
+    return sum(child) > sum(parent)
+
+
+@dataclass(frozen=True)
+class AcceptanceTest:
+    """The validation half of the test.
+
+    Args:
+        false_accept_rate: r, in (0, 1): chance that a run of ``validations`` useless proposals accepts any.
+        validations: K ≥ 1, the most proposals that one run validates.
+        seed: of the permutations, where they are too many to go through.
+    """
+
+    false_accept_rate: float = 0.05
+    validations: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_accept_rate < 1:
+            raise ConfigurationError(f"false_accept_rate must lie between 0 and 1, got {self.false_accept_rate}")
+        if self.validations < 1:
+            raise ConfigurationError(f"validations must be at least 1, got {self.validations}")
+
+    @property
+    def level(self) -> float:
+        """Level of each single test."""
+        return self.false_accept_rate / self.validations
+
+    def compare(self, parent: Mapping[str, float], child: Mapping[str, float], examples: Sequence[str]) -> Comparison:
+        """Both sides' scores on the validation examples; see :meth:`accepts`."""
+        return compare(
+            [parent[name] for name in examples],
+            [child[name] for name in examples],
+            alternative="greater",
+            confidence=1 - self.level,
+            seed=self.seed,
+            # The level must be reachable: 1 / (resamples + 1) is the smallest p-value of a drawn test.
+            resamples=max(10_000, int(20 / self.level)),
+        )
+
+    def accepts(self, comparison: Comparison) -> bool:
+        """Whether the child is better, at this test's level."""
+        # Not `comparison.significant`: 1 - (1 - level) differs from level in the last digits.
+        return comparison.difference > 0 and comparison.p_value <= self.level
+
+
+def _kind(value: JSONValue) -> str:
+    names = {str: "a string", bool: "a boolean", int: "a whole number", float: "a number", list: "a list"}
+    return "null" if value is None else names.get(type(value), "an object")

@@ -1,0 +1,97 @@
+"""From failed runs to the messages that ask for a better text, within a number of tokens. Knows nothing of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from hyperfunc.parameters.text import slots_of
+from hyperfunc.parameters.theta import JSONValue
+from hyperfunc_prompts.pool import Candidate
+from hyperfunc_prompts.reflection import RULES_HEADING, estimate_tokens, section, split_rules
+from hyperfunc_prompts.trials import Trial
+
+__all__ = ["Mode", "meta_prompt", "worst_first"]
+
+Mode = Literal["rewrite", "ruleset"]
+
+_ROLE = "You improve the text that instructs one component of a program. You are shown runs that went wrong."
+_REWRITE = (
+    "Infer from the feedback what the component has to do that its text does not say. Write a new text that says it: "
+    "keep what is right, state general rules rather than answers to these examples, and keep facts of the domain."
+)
+_RULESET = (
+    f"The text stays as it is; under the heading '{RULES_HEADING}' it has a list of general rules. Write the whole "
+    "revised list: one rule per line, each beginning with '- ', none about a single example."
+)
+
+
+def worst_first(trials: Sequence[Trial], perfect_score: float) -> list[Trial]:
+    """The trials below the perfect score, the lowest first, in the order of the examples where equal."""
+    return sorted((t for t in trials if t.score < perfect_score), key=lambda t: t.score)
+
+
+def meta_prompt(
+    *,
+    component: str,
+    description: str,
+    current: JSONValue,
+    others: dict[str, JSONValue],
+    failures: Sequence[Trial],
+    turned_down: Sequence[Candidate],
+    name: str,
+    mode: Mode,
+    context_size: int,
+) -> tuple[list[dict[str, Any]], int]:
+    """Messages that ask for a new text of ``name``, and how many failures they show.
+
+    Rows are packed in their order until the estimate reaches ``context_size`` tokens; a row too long for what is left
+    is left out and the next one tried. The first row is always shown, shortened where it must be.
+    """
+    form = "Reply with the new text between <new_text> and </new_text>, written plainly and not escaped."
+    if mode == "rewrite" and isinstance(current, str) and slots_of(current):
+        form += f" Keep exactly these slots: {', '.join(f'{{{s}}}' for s in sorted(slots_of(current)))}."
+    if not isinstance(current, str):
+        form += " The text is JSON; keep its types."
+    head = [section("component", component), section("purpose", description), section("current_text", current)]
+    head += [section("other_text", value, name=other) for other, value in others.items()]
+    for candidate in turned_down:
+        shown: JSONValue = candidate.texts[name]
+        if mode == "ruleset" and isinstance(shown, str):
+            shown = split_rules(shown)[1]
+        head.append(section("rejected_text", shown, reason=candidate.reason))
+    task = f"{_RULESET if mode == 'ruleset' else _REWRITE}\n\n{form}"
+    fixed = "\n\n".join([_ROLE, *head, task])
+    left = context_size - estimate_tokens(fixed)
+    rows: list[str] = []
+    for trial in failures:
+        row = _row(trial, component)
+        if estimate_tokens(row) > left:
+            if rows:
+                continue
+            row = _row(trial, component, limit=max(80, left // 2))
+        rows.append(row)
+        left -= estimate_tokens(row)
+    body = "\n\n".join([*head, f"{len(rows)} runs that went wrong:", *rows, task])
+    return [{"role": "system", "content": _ROLE}, {"role": "user", "content": body}], len(rows)
+
+
+def _row(trial: Trial, component: str, limit: int | None = None) -> str:
+    def shown(tag: str, value: Any, **attributes: str) -> str:
+        text = value if isinstance(value, str) else repr(value)
+        if limit is not None and len(text) > limit:
+            text = f"{text[:limit]} … ({len(text) - limit} characters more)"
+        return section(tag, text, **attributes)
+
+    parts = [shown("inputs", trial.example.inputs)]
+    calls = [call for call in trial.tape if call.function == component]
+    if len(trial.tape) > len(calls):  # a component among others: its own calls tell more than the program's ends
+        for call in calls:
+            parts.append(shown("component_inputs", [*call.args, call.kwargs] if call.args else call.kwargs))
+            parts.append(shown("component_output", call.output))
+    parts.append(shown("output", trial.output))
+    if trial.example.expected is not None:
+        parts.append(shown("expected", trial.example.expected))
+    parts.append(shown("score", f"{trial.score:g}"))
+    parts += [shown("feedback", text, column=column) for column, text in trial.feedback.items()]
+    return "<run>\n" + "\n".join(parts) + "\n</run>"
