@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     )
     from hyperfunc_prompts.learning import PromptLearningOptimizer
     from hyperfunc_prompts.noop import NoOpPromptOptimizer
+    from hyperfunc_prompts.optimizer import PromptOptimizer
+    from hyperfunc_prompts.pareto import ReflectivePareto
     from hyperfunc_prompts.pool import Candidate, CandidatePool
     from hyperfunc_prompts.predict import Predict, Prediction
     from hyperfunc_prompts.reflection import Complete, Reply
@@ -39,8 +41,10 @@ __all__ = [
     "Predict",
     "Prediction",
     "PromptLearningOptimizer",
+    "PromptOptimizer",
     "PromptSearchResult",
     "ProposalRefusedError",
+    "ReflectivePareto",
     "ReflectorOutageError",
     "Reply",
     "Signature",
@@ -61,6 +65,8 @@ _HOMES = {
     "UnusableProposalError": "errors",
     "PromptLearningOptimizer": "learning",
     "NoOpPromptOptimizer": "noop",
+    "PromptOptimizer": "optimizer",
+    "ReflectivePareto": "pareto",
     "Candidate": "pool",
     "CandidatePool": "pool",
     "Predict": "predict",
