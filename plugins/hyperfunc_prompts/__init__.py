@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hyperfunc_prompts.acceptance import AcceptanceTest, check_form
     from hyperfunc_prompts.adapters import Adapter, ChatAdapter, JSONAdapter
+    from hyperfunc_prompts.ascent import Feedback, FeedbackAscent, RecordedRun, TextualLoss
+    from hyperfunc_prompts.backward import BackwardContext, CallFeedback
     from hyperfunc_prompts.errors import (
         ProposalRefusedError,
         ReflectorOutageError,
@@ -30,10 +32,14 @@ if TYPE_CHECKING:
 __all__ = [
     "AcceptanceTest",
     "Adapter",
+    "BackwardContext",
+    "CallFeedback",
     "Candidate",
     "CandidatePool",
     "ChatAdapter",
     "Complete",
+    "Feedback",
+    "FeedbackAscent",
     "InputField",
     "JSONAdapter",
     "NoOpPromptOptimizer",
@@ -44,11 +50,13 @@ __all__ = [
     "PromptOptimizer",
     "PromptSearchResult",
     "ProposalRefusedError",
+    "RecordedRun",
     "ReflectivePareto",
     "ReflectorOutageError",
     "Reply",
     "Signature",
     "SignatureError",
+    "TextualLoss",
     "UnusableProposalError",
     "check_form",
 ]
@@ -59,6 +67,12 @@ _HOMES = {
     "Adapter": "adapters",
     "ChatAdapter": "adapters",
     "JSONAdapter": "adapters",
+    "Feedback": "ascent",
+    "FeedbackAscent": "ascent",
+    "RecordedRun": "ascent",
+    "TextualLoss": "ascent",
+    "BackwardContext": "backward",
+    "CallFeedback": "backward",
     "ProposalRefusedError": "errors",
     "ReflectorOutageError": "errors",
     "SignatureError": "errors",
