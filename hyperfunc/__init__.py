@@ -15,6 +15,8 @@ _CORE: dict[str, str] = {
     "Accuracy": "hyperfunc.evaluation",
     "AdapterMeta": "hyperfunc.parameters.lora",
     "AgentType": "hyperfunc.agents",
+    "Artifacts": "hyperfunc.batch",
+    "BatchResult": "hyperfunc.batch",
     "Budget": "hyperfunc.budget",
     "Call": "hyperfunc.tape",
     "CallRecord": "hyperfunc.observability",
@@ -64,6 +66,7 @@ _CORE: dict[str, str] = {
     "TraceSummary": "hyperfunc.observability",
     "Trajectory": "hyperfunc.evaluation",
     "Usage": "hyperfunc.usage",
+    "batch": "hyperfunc.batch",
     "combine": "hyperfunc.primitives",
     "get_hp_default_init": "hyperfunc.parameters.protocol",
     "get_hp_noise_rank": "hyperfunc.parameters.protocol",
@@ -83,21 +86,36 @@ _PLUGINS: dict[str, str] = {
     "ConversationJudge": "hyperfunc_judges",
     "ConversationResult": "hyperfunc_agents",
     "ConversationTurn": "hyperfunc_agents",
+    "Endpoint": "hyperfunc_llm",
+    "Endpoints": "hyperfunc_llm",
+    "EpisodeResult": "hyperfunc_agents",
     "FactualAccuracyJudge": "hyperfunc_judges",
+    "GameResponse": "hyperfunc_agents",
+    "InputField": "hyperfunc_prompts",
     "InstructionFollowingJudge": "hyperfunc_judges",
     "JSONExporter": "hyperfunc_json",
     "LLMJudge": "hyperfunc_judges",
     "LLMResponse": "hyperfunc_llm",
+    "LLMRuntime": "hyperfunc_llm",
     "LangFuseExporter": "hyperfunc_langfuse",
     "Memory": "hyperfunc_memory",
     "MemoryEntry": "hyperfunc_memory",
     "MemoryType": "hyperfunc_memory",
+    "NoOpPromptOptimizer": "hyperfunc_prompts",
     "OTLPExporter": "hyperfunc_otlp",
+    "OutputField": "hyperfunc_prompts",
     "PerfettoExporter": "hyperfunc_perfetto",
+    "Predict": "hyperfunc_prompts",
+    "PromptLearningOptimizer": "hyperfunc_prompts",
+    "Signature": "hyperfunc_prompts",
     "SummarizationJudge": "hyperfunc_judges",
     "TokenUsage": "hyperfunc_llm",
     "llm_completion": "hyperfunc_llm",
+    "llm_hyperfunction": "hyperfunc_llm",
+    "llm_stream": "hyperfunc_llm",
+    "make_llm_agent": "hyperfunc_llm",
     "make_llm_completion": "hyperfunc_llm",
+    "use_runtime": "hyperfunc_llm",
 }
 
 _HOME = {**_CORE, **_PLUGINS}
@@ -119,68 +137,104 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # what the tables say, for type checkers and editors
-    from hyperfunc.agents import AgentType, FlowResponse
-    from hyperfunc.budget import Budget
-    from hyperfunc.calls import CallStore, MemoryCallStore
-    from hyperfunc.errors import HyperfuncError
-    from hyperfunc.evaluation import (
-        MSE,
-        Accuracy,
-        ClassificationAccuracy,
-        CompositeScorer,
-        ContainsMatch,
-        CrossEntropy,
-        Dataset,
-        EvalGate,
-        ExactMatch,
-        Example,
-        Experiment,
-        FunctionScorer,
-        MeanSquaredError,
-        NumericDistance,
-        RegexMatch,
-        Scorer,
-        ScoreResult,
-        Trajectory,
-    )
-    from hyperfunc.evolution.eggroll_module import TorchEggrollES
-    from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NoOpSystemOptimizer
-    from hyperfunc.function import HyperFunction, hyperfunction
-    from hyperfunc.history import History, OptimizeResult
-    from hyperfunc.hookspecs import hookimpl
-    from hyperfunc.journal import Journal
-    from hyperfunc.observability import (
-        CallRecord,
-        HyperFunctionStats,
-        ObservabilityHub,
-        ObservationRecord,
-        TraceSummary,
-    )
-    from hyperfunc.parameters.files import load_theta, save_theta
-    from hyperfunc.parameters.lm import LMParam
-    from hyperfunc.parameters.lora import AdapterMeta, LoRAWeight
-    from hyperfunc.parameters.protocol import HyperParam, get_hp_default_init, get_hp_noise_rank, get_hp_shape
-    from hyperfunc.parameters.scalars import Choice, Float, Integer, Space
-    from hyperfunc.parameters.text import TextParam
-    from hyperfunc.parameters.theta import Theta
-    from hyperfunc.population.factored import FactoredTensor
-    from hyperfunc.primitives import combine, split
-    from hyperfunc.settings import Settings
-    from hyperfunc.system import HyperSystem
-    from hyperfunc.tape import Call, Tape
-    from hyperfunc.usage import Usage
-    from hyperfunc_agents import ChatResponse, Conversation, ConversationResult, ConversationTurn
-    from hyperfunc_json import JSONExporter
-    from hyperfunc_judges import (
-        CodeCorrectnessJudge,
-        ConversationJudge,
-        FactualAccuracyJudge,
-        InstructionFollowingJudge,
-        LLMJudge,
-        SummarizationJudge,
-    )
-    from hyperfunc_langfuse import LangFuseExporter
-    from hyperfunc_llm import AdaptiveRateLimiter, LLMResponse, TokenUsage, llm_completion, make_llm_completion
-    from hyperfunc_memory import Memory, MemoryEntry, MemoryType
-    from hyperfunc_otlp import OTLPExporter
-    from hyperfunc_perfetto import PerfettoExporter
+    from hyperfunc.agents import AgentType as AgentType
+    from hyperfunc.agents import FlowResponse as FlowResponse
+    from hyperfunc.batch import Artifacts as Artifacts
+    from hyperfunc.batch import BatchResult as BatchResult
+    from hyperfunc.batch import batch as batch
+    from hyperfunc.budget import Budget as Budget
+    from hyperfunc.calls import CallStore as CallStore
+    from hyperfunc.calls import MemoryCallStore as MemoryCallStore
+    from hyperfunc.errors import HyperfuncError as HyperfuncError
+    from hyperfunc.evaluation import MSE as MSE
+    from hyperfunc.evaluation import Accuracy as Accuracy
+    from hyperfunc.evaluation import ClassificationAccuracy as ClassificationAccuracy
+    from hyperfunc.evaluation import CompositeScorer as CompositeScorer
+    from hyperfunc.evaluation import ContainsMatch as ContainsMatch
+    from hyperfunc.evaluation import CrossEntropy as CrossEntropy
+    from hyperfunc.evaluation import Dataset as Dataset
+    from hyperfunc.evaluation import EvalGate as EvalGate
+    from hyperfunc.evaluation import ExactMatch as ExactMatch
+    from hyperfunc.evaluation import Example as Example
+    from hyperfunc.evaluation import Experiment as Experiment
+    from hyperfunc.evaluation import FunctionScorer as FunctionScorer
+    from hyperfunc.evaluation import MeanSquaredError as MeanSquaredError
+    from hyperfunc.evaluation import NumericDistance as NumericDistance
+    from hyperfunc.evaluation import RegexMatch as RegexMatch
+    from hyperfunc.evaluation import Scorer as Scorer
+    from hyperfunc.evaluation import ScoreResult as ScoreResult
+    from hyperfunc.evaluation import Trajectory as Trajectory
+    from hyperfunc.evolution.eggroll_module import TorchEggrollES as TorchEggrollES
+    from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer as ESHybridSystemOptimizer
+    from hyperfunc.evolution.hybrid import NoOpSystemOptimizer as NoOpSystemOptimizer
+    from hyperfunc.function import HyperFunction as HyperFunction
+    from hyperfunc.function import hyperfunction as hyperfunction
+    from hyperfunc.history import History as History
+    from hyperfunc.history import OptimizeResult as OptimizeResult
+    from hyperfunc.hookspecs import hookimpl as hookimpl
+    from hyperfunc.journal import Journal as Journal
+    from hyperfunc.observability import CallRecord as CallRecord
+    from hyperfunc.observability import HyperFunctionStats as HyperFunctionStats
+    from hyperfunc.observability import ObservabilityHub as ObservabilityHub
+    from hyperfunc.observability import ObservationRecord as ObservationRecord
+    from hyperfunc.observability import TraceSummary as TraceSummary
+    from hyperfunc.parameters.files import load_theta as load_theta
+    from hyperfunc.parameters.files import save_theta as save_theta
+    from hyperfunc.parameters.lm import LMParam as LMParam
+    from hyperfunc.parameters.lora import AdapterMeta as AdapterMeta
+    from hyperfunc.parameters.lora import LoRAWeight as LoRAWeight
+    from hyperfunc.parameters.protocol import HyperParam as HyperParam
+    from hyperfunc.parameters.protocol import get_hp_default_init as get_hp_default_init
+    from hyperfunc.parameters.protocol import get_hp_noise_rank as get_hp_noise_rank
+    from hyperfunc.parameters.protocol import get_hp_shape as get_hp_shape
+    from hyperfunc.parameters.scalars import Choice as Choice
+    from hyperfunc.parameters.scalars import Float as Float
+    from hyperfunc.parameters.scalars import Integer as Integer
+    from hyperfunc.parameters.scalars import Space as Space
+    from hyperfunc.parameters.text import TextParam as TextParam
+    from hyperfunc.parameters.theta import Theta as Theta
+    from hyperfunc.population.factored import FactoredTensor as FactoredTensor
+    from hyperfunc.primitives import combine as combine
+    from hyperfunc.primitives import split as split
+    from hyperfunc.settings import Settings as Settings
+    from hyperfunc.system import HyperSystem as HyperSystem
+    from hyperfunc.tape import Call as Call
+    from hyperfunc.tape import Tape as Tape
+    from hyperfunc.usage import Usage as Usage
+    from hyperfunc_agents import ChatResponse as ChatResponse
+    from hyperfunc_agents import Conversation as Conversation
+    from hyperfunc_agents import ConversationResult as ConversationResult
+    from hyperfunc_agents import ConversationTurn as ConversationTurn
+    from hyperfunc_agents import EpisodeResult as EpisodeResult
+    from hyperfunc_agents import GameResponse as GameResponse
+    from hyperfunc_json import JSONExporter as JSONExporter
+    from hyperfunc_judges import CodeCorrectnessJudge as CodeCorrectnessJudge
+    from hyperfunc_judges import ConversationJudge as ConversationJudge
+    from hyperfunc_judges import FactualAccuracyJudge as FactualAccuracyJudge
+    from hyperfunc_judges import InstructionFollowingJudge as InstructionFollowingJudge
+    from hyperfunc_judges import LLMJudge as LLMJudge
+    from hyperfunc_judges import SummarizationJudge as SummarizationJudge
+    from hyperfunc_langfuse import LangFuseExporter as LangFuseExporter
+    from hyperfunc_llm import AdaptiveRateLimiter as AdaptiveRateLimiter
+    from hyperfunc_llm import Endpoint as Endpoint
+    from hyperfunc_llm import Endpoints as Endpoints
+    from hyperfunc_llm import LLMResponse as LLMResponse
+    from hyperfunc_llm import LLMRuntime as LLMRuntime
+    from hyperfunc_llm import TokenUsage as TokenUsage
+    from hyperfunc_llm import llm_completion as llm_completion
+    from hyperfunc_llm import llm_hyperfunction as llm_hyperfunction
+    from hyperfunc_llm import llm_stream as llm_stream
+    from hyperfunc_llm import make_llm_agent as make_llm_agent
+    from hyperfunc_llm import make_llm_completion as make_llm_completion
+    from hyperfunc_llm import use_runtime as use_runtime
+    from hyperfunc_memory import Memory as Memory
+    from hyperfunc_memory import MemoryEntry as MemoryEntry
+    from hyperfunc_memory import MemoryType as MemoryType
+    from hyperfunc_otlp import OTLPExporter as OTLPExporter
+    from hyperfunc_perfetto import PerfettoExporter as PerfettoExporter
+    from hyperfunc_prompts import InputField as InputField
+    from hyperfunc_prompts import NoOpPromptOptimizer as NoOpPromptOptimizer
+    from hyperfunc_prompts import OutputField as OutputField
+    from hyperfunc_prompts import Predict as Predict
+    from hyperfunc_prompts import PromptLearningOptimizer as PromptLearningOptimizer
+    from hyperfunc_prompts import Signature as Signature

@@ -31,6 +31,7 @@ from hyperfunc.errors import (
 )
 from hyperfunc.parameters.protocol import TensorSpec
 from hyperfunc.parameters.text import TextParam
+from hyperfunc.plugins import current_plugins
 from hyperfunc.settings import Settings, context_settings
 
 __all__ = ["CallPolicy", "Callee", "PendingCall", "prepare_injected"]
@@ -255,6 +256,9 @@ async def _call_with_limits(
             )
         binding.call_counts[component] = made + 1
     call = None if tape is None else tape.begin(component, args, kwargs, tapes.current_call())
+    listeners = current_plugins() if call is not None else None
+    if call is not None and listeners is not None and listeners.wants("before_call"):
+        listeners.emit("before_call", component=component, call_id=call.id)
     injected = _not_given(function, injected, args, kwargs)
     task = asyncio.current_task()
     if binding is not None and task is not None:
@@ -281,8 +285,11 @@ async def _call_with_limits(
             call.error = error
         raise
     finally:
-        if call is not None and tape is not None:
+        if call is not None and tape is not None and listeners is not None:
             tape.finish(call)
+            if listeners.wants("after_call"):
+                facts = {"component": component, "call_id": call.id}
+                listeners.emit("after_call", **facts, seconds=call.seconds, error=call.error)
         if binding is not None and task is not None:
             binding.in_flight.discard(task)
 
@@ -356,6 +363,12 @@ def _only(component: str, result: Any) -> Any:
     return result[0]
 
 
+def _carried(error: StopIteration) -> RuntimeError:
+    carried = RuntimeError(f"the function raised StopIteration: {error}")
+    carried.__cause__ = error
+    return carried
+
+
 async def _in_thread(component: str, work: Callable[[], Any], timeout_s: float) -> Any:
     """Run ``work`` in a daemon thread (with this context) for at most ``timeout_s``; a late result is discarded."""
     loop = asyncio.get_running_loop()
@@ -369,8 +382,10 @@ async def _in_thread(component: str, work: Callable[[], Any], timeout_s: float) 
     def run() -> None:
         try:
             value = context.run(work)
+        except StopIteration as error:  # a future cannot carry it (nor could a coroutine)
+            outcome: tuple[Callable[[Any], None], Any] = (done.set_exception, _carried(error))
         except BaseException as error:
-            outcome: tuple[Callable[[Any], None], Any] = (done.set_exception, error)
+            outcome = (done.set_exception, error)
         else:
             outcome = (done.set_result, value)
         try:

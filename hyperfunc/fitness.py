@@ -66,6 +66,8 @@ class Fitness:
     def __init__(self, metric: Metric, examples: Sequence[Example]) -> None:
         if not examples:
             raise EvaluationError("nothing to evaluate: expected at least one example, got none")
+        if isinstance(metric, type):
+            raise EvaluationError(f"a metric is a scorer, not its class: write {metric.__name__}()")
         if isinstance(metric, str):
             metric = current_plugins().get("scorers", metric)()
         self._scorer: Scorer | None = metric if hasattr(metric, "score") else None

@@ -239,6 +239,10 @@ class Plugins:
 
     # --- events --------------------------------------------------------------------------------------------------
 
+    def wants(self, event: str) -> bool:
+        """Whether any plugin listens to a run event."""
+        return bool(getattr(self.manager.hook, f"hyperfunc_{event}").get_hookimpls())
+
     def emit(self, event: str, **arguments: Any) -> None:
         """Fire a run event. A hook that raises is reported and not called again in this run; the others still are.
 

@@ -35,7 +35,7 @@ class Settings:
         memory_bytes: byte budget for one kernel's inputs and members; the smaller of the two limits holds.
         window: most gathered tasks alive at once (default 4096).
         gather_wait_s: seconds a gathered kernel waits for more calls while tasks sleep or do I/O (default 0.002).
-        concurrency: most examples in flight at once in ``evaluate`` and ``batch`` outside a population (default 64).
+        concurrency: most runs in flight at once in ``system.batch`` (default 64).
         device: where ``local_gpu`` components run (default: CUDA if there, else CPU).
         dtype: dtype of ``local_gpu`` components' tensors (default: as in θ).
         timeout_s: seconds per call, for hyperfunctions that declare none (default: no limit).

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -103,7 +103,11 @@ class OptimizeArguments:
 async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tuple[int, Tape] | None:
     """Let components register themselves: run the program on one example, or on a few where that costs nothing.
 
-    A run that raises is no reason to stop here; whoever evaluates will hear of it.
+    A run that raises is no reason to stop here; whoever evaluates will hear of it. Only where every run raised and no
+    component is known is there nothing to go on with.
+
+    Raises:
+        What the first run raised, if no run came as far as a component.
 
     Returns:
         The position of the first example that could be run, and what was called; ``None`` if none was run.
@@ -113,15 +117,19 @@ async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tupl
     found: tuple[int, Tape] | None = None
     if registry.discovered:
         return found
+    first_error: Exception | None = None
     for position, example in enumerate(examples[:_DISCOVERY_RUNS]):
         try:
             _, tape = await system.record(example.inputs)
-        except Exception:
+        except Exception as error:
+            first_error = first_error or error
             continue
         found = found or (position, tape)
         functions = registry.all_components()
         if any(c.suspended or (c.function in functions and functions[c.function].performs_io) for c in tape):
             break
+    if found is None and first_error is not None and not registry.all_components():
+        raise first_error
     registry.discovered = True
     _check_ready(registry)
     return found
@@ -201,7 +209,8 @@ async def optimize_system_tensors(
             traced = await discover(system, train)
         entries = select_entries(system.registry.tensor_entries(), only=arguments.only, freeze=arguments.freeze)
         if isinstance(optimizer, NoOpSystemOptimizer) or not entries:
-            return OptimizeResult(system.theta, math.nan, math.nan, History(), "nothing to optimize")
+            why = "the optimizer is a no-op" if entries else _why_nothing(system.registry, arguments)
+            return OptimizeResult(system.theta, math.nan, math.nan, History(), "nothing to optimize", reason=why)
         group = parameter_group(entries)
         steps = arguments.steps if arguments.steps is not None else optimizer.steps
         options = arguments.loop_options(has_validation=validation is not None, seed=getattr(optimizer, "seed", None))
@@ -279,7 +288,7 @@ def _identity(
         "target": options.target,
         "parameters": list(group.names),
         "other_parameters": system.theta.select(frozen).content_hash,
-        "optimizer": fingerprint_program(optimizer, leave_out=["steps"]).hash,
+        "optimizer": fingerprint_program(_without_steps(optimizer)).hash,
         "metric": metric if isinstance(metric, str) else fingerprint_program(metric).hash,
     }
     not_the_program = ["system_optimizer", "prompt_optimizer", "settings", "memory", "_registry"]
@@ -290,3 +299,21 @@ def _identity(
         fingerprint_data(train=train, validation=validation),
         options.seed,
     )
+
+
+def _without_steps(optimizer: Any) -> Any:
+    """How long a run goes on may differ when it is resumed."""
+    if is_dataclass(optimizer) and not isinstance(optimizer, type) and hasattr(optimizer, "steps"):
+        changed: Any = replace(optimizer, **{"steps": 0})
+        return changed
+    return optimizer
+
+
+def _why_nothing(registry: Registry, arguments: OptimizeArguments) -> str:
+    entries = registry.tensor_entries()
+    if not entries:
+        return f"no component has tensors (components: {', '.join(registry.all_components()) or 'none'})"
+    if not any(entry.spec.trainable for entry in entries):
+        names = ", ".join(entry.component for entry in entries)
+        return f"no component may move its tensors; pass optimize_hparams=True to @hyperfunction ({names})"
+    return f"only={arguments.only!r} and freeze={arguments.freeze!r} leave nothing"

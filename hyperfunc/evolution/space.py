@@ -118,7 +118,9 @@ class ParameterSpec:
         wide = latent.to(torch.float64)
         if self.bounds is not None:
             low, width, bounded = self._affine(latent.device)
-            wide = torch.where(bounded, low + wide.clamp(0, 1) * width, wide)
+            inside = low + wide.clamp(0, 1) * width
+            # The sum may round past the upper bound, by much where the lower one is large.
+            wide = torch.where(bounded, inside.minimum(self.bounds[1].to(latent.device)), wide)
         if self.integer is not None:
             wide = torch.where(self.integer.to(latent.device), wide.round(), wide)
         value = wide.to(self.dtype)

