@@ -199,7 +199,7 @@ class Plugins:
             close = get_close_matches(kind, self.kinds(), n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise PluginError(f"no extension point named {kind!r}{hint} known: {', '.join(self.kinds())}")
-        catalogue = Catalogue(kind.removesuffix("s").replace("_", " "))
+        catalogue = Catalogue(_singular(kind))
         order = {name: position for position, name in enumerate(self.infos)}
         implementations = getattr(self.manager.hook, _REGISTER + kind).get_hookimpls()
         for implementation in sorted(implementations, key=lambda i: order.get(i.plugin_name, -1)):
@@ -289,6 +289,12 @@ class Plugins:
 
 def _hook_names() -> frozenset[str]:
     return frozenset(name for name in vars(hookspecs) if name.startswith(f"{PROJECT}_"))
+
+
+def _singular(kind: str) -> str:
+    """``"model_families"`` as messages say it: ``"model family"``."""
+    one = f"{kind.removesuffix('ies')}y" if kind.endswith("ies") else kind.removesuffix("s")
+    return one.replace("_", " ")
 
 
 def _import_file(file: Path) -> object:

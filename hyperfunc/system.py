@@ -33,7 +33,10 @@ from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
 from hyperfunc.plugins import current_plugins
 from hyperfunc.program import Program, supervise
 from hyperfunc.registry import Registry
+from hyperfunc.scheduling.dry_run import forecast
+from hyperfunc.scheduling.forecast import Forecast
 from hyperfunc.selection import as_examples
+from hyperfunc.sensitivity import Ablation, Sensitivity, ablate_component, measure_sensitivity
 from hyperfunc.settings import Settings, resolve_settings
 from hyperfunc.tape import Tape, current_tape, recording
 from hyperfunc.training import (
@@ -43,6 +46,7 @@ from hyperfunc.training import (
     optimize_system,
     optimize_system_tensors,
 )
+from hyperfunc.usage import Usage
 
 __all__ = ["HyperSystem"]
 
@@ -289,6 +293,89 @@ class HyperSystem:
             budget=budget,
         )
         return await optimize_system(self, train_data, metric_fn, val_data, arguments, feedback_fn)
+
+    async def dry_run(
+        self,
+        train_data: Sequence[Example],
+        val_data: Sequence[Example] | None = None,
+        *,
+        per_run: Usage | tuple[Usage, Usage] | None = None,
+        record: int = 0,
+        **arguments: Any,
+    ) -> Forecast:
+        """What :meth:`optimize` would run and pay for: exact runs, and calls, tokens and USD as an interval.
+
+        Args:
+            per_run: what one run of the program uses, or the least and the most.
+            record: how many training examples may be run, once each, to measure that instead. **This pays** for their
+                calls; the default runs nothing.
+            arguments: as for :meth:`optimize`.
+
+        Raises:
+            ConfigurationError: components may cost something and neither ``per_run`` nor ``record`` is given.
+        """
+        given = OptimizeArguments(**arguments)
+        return await forecast(self, train_data, val_data, given, per_run=per_run, record=record)
+
+    async def sensitivity(
+        self,
+        examples: Sequence[Example],
+        metric_fn: Metric,
+        *,
+        only: str | Sequence[str] | None = None,
+        freeze: str | Sequence[str] | None = None,
+        members: int = 32,
+        sigma: float = 0.05,
+        seed: int = 0,
+        settings: Settings | None = None,
+    ) -> Sensitivity:
+        """How much the score answers to each component's tensors, one component at a time.
+
+        Args:
+            members: runs per component and example; even, as they come in pairs ``θ ± σ ε``.
+            sigma: deviation of the noise; for bounded parameters in units of their range.
+
+        Raises:
+            Whatever a run under the current θ raises.
+        """
+        return await measure_sensitivity(
+            self,
+            examples,
+            metric_fn,
+            only=only,
+            freeze=freeze,
+            members=members,
+            sigma=sigma,
+            seed=seed,
+            settings=settings,
+        )
+
+    async def ablate(
+        self,
+        component: str | HyperFunction[..., Any],
+        examples: Sequence[Example],
+        metric_fn: Metric,
+        *,
+        replacement: Callable[..., Any] | None = None,
+        seed: int = 0,
+        settings: Settings | None = None,
+    ) -> Ablation:
+        """What the score loses without a component; the system keeps its θ.
+
+        Args:
+            component: its dotted name, or the function.
+            replacement: called in the component's place with the caller's own arguments (``lambda x: x`` leaves the
+                component out). Without it the component gets the parameters of a fresh system of the same seed, which
+                shows what training gave it.
+
+        Raises:
+            UnknownParameterError: there is no such component.
+            ConfigurationError: it has no parameters, and no replacement was given.
+        """
+        name = component if isinstance(component, str) else component.name
+        return await ablate_component(
+            self, name, examples, metric_fn, replacement=replacement, seed=seed, settings=settings
+        )
 
     async def optimize_tensors(
         self,

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from hyperfunc_json.exporter import JSONExporter
+from typing import TYPE_CHECKING
+
+from hyperfunc.lazy import lazy_names
+
+if TYPE_CHECKING:  # what the table below says, for type checkers and editors
+    from hyperfunc_json.exporter import JSONExporter
 
 __all__ = ["JSONExporter"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "hyperfunc_json.exporter": ("JSONExporter",),
+    },
+)

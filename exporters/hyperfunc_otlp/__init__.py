@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from hyperfunc_otlp.context import opentelemetry_context
-from hyperfunc_otlp.exporter import ExportError, OTLPExporter
+from typing import TYPE_CHECKING
+
+from hyperfunc.lazy import lazy_names
+
+if TYPE_CHECKING:  # what the table below says, for type checkers and editors
+    from hyperfunc_otlp.context import opentelemetry_context
+    from hyperfunc_otlp.exporter import ExportError, OTLPExporter
 
 __all__ = ["ExportError", "OTLPExporter", "opentelemetry_context"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "hyperfunc_otlp.context": ("opentelemetry_context",),
+        "hyperfunc_otlp.exporter": ("ExportError", "OTLPExporter"),
+    },
+)

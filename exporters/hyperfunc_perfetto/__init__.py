@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from hyperfunc_perfetto.exporter import PerfettoExporter
+from typing import TYPE_CHECKING
+
+from hyperfunc.lazy import lazy_names
+
+if TYPE_CHECKING:  # what the table below says, for type checkers and editors
+    from hyperfunc_perfetto.exporter import PerfettoExporter
 
 __all__ = ["PerfettoExporter"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "hyperfunc_perfetto.exporter": ("PerfettoExporter",),
+    },
+)

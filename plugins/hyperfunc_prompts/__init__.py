@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hyperfunc_prompts.acceptance import AcceptanceTest, check_form
     from hyperfunc_prompts.adapters import Adapter, ChatAdapter, JSONAdapter
+    from hyperfunc_prompts.ascent import Feedback, FeedbackAscent, RecordedRun, TextualLoss
+    from hyperfunc_prompts.backward import BackwardContext, CallFeedback
     from hyperfunc_prompts.errors import (
         ProposalRefusedError,
         ReflectorOutageError,
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     )
     from hyperfunc_prompts.learning import PromptLearningOptimizer
     from hyperfunc_prompts.noop import NoOpPromptOptimizer
+    from hyperfunc_prompts.optimizer import PromptOptimizer
+    from hyperfunc_prompts.pareto import ReflectivePareto
     from hyperfunc_prompts.pool import Candidate, CandidatePool
     from hyperfunc_prompts.predict import Predict, Prediction
     from hyperfunc_prompts.reflection import Complete, Reply
@@ -28,10 +32,14 @@ if TYPE_CHECKING:
 __all__ = [
     "AcceptanceTest",
     "Adapter",
+    "BackwardContext",
+    "CallFeedback",
     "Candidate",
     "CandidatePool",
     "ChatAdapter",
     "Complete",
+    "Feedback",
+    "FeedbackAscent",
     "InputField",
     "JSONAdapter",
     "NoOpPromptOptimizer",
@@ -39,12 +47,16 @@ __all__ = [
     "Predict",
     "Prediction",
     "PromptLearningOptimizer",
+    "PromptOptimizer",
     "PromptSearchResult",
     "ProposalRefusedError",
+    "RecordedRun",
+    "ReflectivePareto",
     "ReflectorOutageError",
     "Reply",
     "Signature",
     "SignatureError",
+    "TextualLoss",
     "UnusableProposalError",
     "check_form",
 ]
@@ -55,12 +67,20 @@ _HOMES = {
     "Adapter": "adapters",
     "ChatAdapter": "adapters",
     "JSONAdapter": "adapters",
+    "Feedback": "ascent",
+    "FeedbackAscent": "ascent",
+    "RecordedRun": "ascent",
+    "TextualLoss": "ascent",
+    "BackwardContext": "backward",
+    "CallFeedback": "backward",
     "ProposalRefusedError": "errors",
     "ReflectorOutageError": "errors",
     "SignatureError": "errors",
     "UnusableProposalError": "errors",
     "PromptLearningOptimizer": "learning",
     "NoOpPromptOptimizer": "noop",
+    "PromptOptimizer": "optimizer",
+    "ReflectivePareto": "pareto",
     "Candidate": "pool",
     "CandidatePool": "pool",
     "Predict": "predict",

@@ -7,7 +7,8 @@
 With ``false_accept_rate`` r and at most K validations in a run, each is made at level r / K (Bonferroni): a run in
 which no proposal is better than what it replaces accepts one with probability at most r. The permutation test is
 exact; the bound holds for scores that are exchangeable between parent and child under "no difference", and for a
-validation set that was not used to write the proposals.
+validation set that was not used to write the proposals. Where parents are drawn by their validation scores (the Pareto
+search), validation has chosen what is rewritten, though never what the model sees; there the bound is approximate.
 
 Knows nothing of how programs are run.
 """

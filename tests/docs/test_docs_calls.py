@@ -710,14 +710,14 @@ async def test_max_calls_in_a_population() -> None:
 
 
 def limited_component(kind: str, made: list[int]) -> Any:
-    options: dict[str, Any] = {
+    choices: dict[str, dict[str, Any]] = {
         "timeout_s": {"timeout_s": NEVER},
         "retries": {"retries": 1},
         "max_calls": {"max_calls": 9},
         "text": {"prompt": "a text"},
-    }[kind]
+    }
 
-    @hyperfunction(**options)
+    @hyperfunction(**choices[kind])
     async def limited(x: Tensor) -> Tensor:
         made.append(1)
         return x

@@ -11,10 +11,11 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hyperfunc.plugins import Plugins, load_plugins
+from hyperfunc.plugins import Plugins, load_plugins, use_plugins
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -53,13 +54,26 @@ def blocks(page: Path) -> Iterator[Block]:
 PYTHON = [block for page in PAGES for block in blocks(page) if block.language == "python"]
 
 
+def project() -> dict[str, Any]:
+    """What pyproject.toml says of the distribution."""
+    declared: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return declared
+
+
+def shipped_plugins() -> Plugins:
+    """The built-ins and every plugin of this repository, whether its entry points are installed or not."""
+    points = project()["entry-points"]["hyperfunc"]
+    return load_plugins([(name, importlib.import_module(m)) for name, m in points.items()], entry_points=False)
+
+
 def run(code: str, block: Block) -> None:
     """Run ``code`` in a namespace of its own; ``await`` at top level is fine. Traceback lines are those of the page."""
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     compiled = compile("\n" * (block.line - 1) + code, str(block.page), "exec", flags, dont_inherit=True)
-    result = eval(compiled, {"__name__": "__main__"})
-    if inspect.iscoroutine(result):
-        asyncio.run(result)
+    with use_plugins(shipped_plugins()):
+        result = eval(compiled, {"__name__": "__main__"})
+        if inspect.iscoroutine(result):
+            asyncio.run(result)
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
@@ -69,7 +83,8 @@ def test_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.Mon
         run(block.code, block)
         return
     tree = compile(block.code, str(block), "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    found = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    imports = [node for node in found if "hyperfunc" in ast.unparse(node)]  # others may need what is not installed
     run("\n".join(ast.unparse(node) for node in imports), block)
 
 
@@ -127,12 +142,6 @@ def commands(page: Path) -> list[str]:
     return [" ".join(c.split()) for c in found]
 
 
-def shipped_plugins() -> Plugins:
-    """The built-ins and every plugin of this repository, whether its entry points are installed or not."""
-    points = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]["hyperfunc"]
-    return load_plugins([(name, importlib.import_module(m)) for name, m in points.items()], entry_points=False)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
@@ -153,6 +162,13 @@ def test_commands_exist(page: Path) -> None:
         if wrong:
             unknown.append(command)
     assert unknown == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_extras_exist(page: Path) -> None:
+    known = project()["optional-dependencies"]
+    named = re.findall(r"(?:hyperfunc|['\"\s]\.)\[([a-z][a-z0-9,-]*)\]", page.read_text("utf-8"))
+    assert [extra for extras in named for extra in extras.split(",") if extra not in known] == []
 
 
 def test_every_make_target_says_what_it_does() -> None:

@@ -83,7 +83,7 @@ def _assert_same(left: Any, right: Any) -> None:
 class StrategyContract:
     """Tests of one strategy, on a group with every kind of parameter."""
 
-    generations: int = 40
+    generations: int = 30
     """Enough for the mean fitness of the population to rise."""
 
     @pytest.fixture
