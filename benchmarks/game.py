@@ -126,10 +126,8 @@ def report(name: str, runs: list[dict[str, Any]]) -> float:
         f"{name:10} {len(runs)} seeds: mean > {SOLVED:g} at generation {sorted(solved)}, "
         f"median {statistics.median(solved):g}, by {MOST_GENERATIONS} on {by_limit}"
     )
-    print(
-        f"{'':10} {statistics.median(run['seconds'] for run in runs):.2f} s a run, {per_step:.2f} us per environment step "
-        f"({cpu_per_step:.2f} us of CPU)"
-    )
+    seconds = statistics.median(run["seconds"] for run in runs)
+    print(f"{'':10} {seconds:.2f} s a run, {per_step:.2f} us per environment step ({cpu_per_step:.2f} us of CPU)")
     return per_step
 
 
