@@ -207,10 +207,10 @@ class TestBlockingEngine(EngineContract):
         return BlockingEngine()
 
 
-class TestPluginsCommand(CLICommandContract):
-    @pytest.fixture
-    def command(self) -> Any:
-        return "hyperfunc.cli.plugins:app"
+class TestCommands(CLICommandContract):
+    @pytest.fixture(params=["hyperfunc.cli.plugins:app", "hyperfunc_serve.cli:serve", "hyperfunc_serve.cli:info"])
+    def command(self, request: pytest.FixtureRequest) -> Any:
+        return request.param
 
 
 class TestRecordingEvents(RunEventsContract):
