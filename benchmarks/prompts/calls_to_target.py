@@ -17,10 +17,10 @@ from typing import Any
 
 from benchmarks.prompts.simulated import SimulatedProvider, running
 from benchmarks.prompts.worlds import FAMILIES, SEED_TEXT, World
-from hyperfunc import Example, HyperSystem
-from hyperfunc.evaluation import ScoreResult
+from hyperfunc.evaluation import Example, ScoreResult
 from hyperfunc.hookspecs import hookimpl
 from hyperfunc.plugins import load_plugins, use_plugins
+from hyperfunc.system import HyperSystem
 from hyperfunc_llm import Endpoint, LLMRuntime, make_llm_completion, use_runtime
 from hyperfunc_prompts import PromptLearningOptimizer, ReflectivePareto
 
@@ -107,6 +107,6 @@ async def main(worlds: int, first: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worlds", type=int, default=20, help="worlds per family")
-    parser.add_argument("--first", type=int, default=100, help="seed of the first; 0 to 99 are for development")
+    parser.add_argument("--first", type=int, default=200, help="seed of the first; 0 to 199 are for development")
     arguments = parser.parse_args()
     asyncio.run(main(arguments.worlds, arguments.first))

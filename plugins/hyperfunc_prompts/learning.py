@@ -26,7 +26,7 @@ class PromptLearningOptimizer(PromptOptimizer):
 
     Each iteration takes the texts in turn: the candidate at hand is run on a minibatch, its failures and their feedback
     are shown to ``model``, and the text that comes back goes through form, minibatch and validation. A child no worse
-    on the minibatch is where the next round starts from; only one that passes validation against the incumbent becomes
+    on the minibatch is where the next round starts from; only one that passes validation becomes
     part of the system at once, so that it survives whatever happens later.
 
     Args:
