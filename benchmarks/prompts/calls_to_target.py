@@ -17,10 +17,10 @@ from typing import Any
 
 from benchmarks.prompts.simulated import SimulatedProvider, running
 from benchmarks.prompts.worlds import FAMILIES, SEED_TEXT, World
-from hyperfunc import Example, HyperSystem
-from hyperfunc.evaluation import ScoreResult
+from hyperfunc.evaluation import Example, ScoreResult
 from hyperfunc.hookspecs import hookimpl
 from hyperfunc.plugins import load_plugins, use_plugins
+from hyperfunc.system import HyperSystem
 from hyperfunc_llm import Endpoint, LLMRuntime, make_llm_completion, use_runtime
 from hyperfunc_prompts import PromptLearningOptimizer, ReflectivePareto
 
@@ -82,13 +82,15 @@ async def one_run(provider: SimulatedProvider, world: World, optimizer: str) -> 
     return reached, sum(provider.counts(world)) - start, worse
 
 
-async def main(worlds: int) -> None:
+async def main(worlds: int, first: int) -> None:
     """Run everything and print a table."""
     print(f"{'family':<12} {'optimizer':<18} {'reached':>8} {'median':>7} {'IQR':>11} {'all calls':>10} {'worse':>6}")
     with running() as provider:
         for family in FAMILIES:
             for optimizer in OPTIMIZERS:
-                rows = [await one_run(provider, World(family, seed), optimizer) for seed in range(worlds)]
+                rows = [
+                    await one_run(provider, World(family, seed), optimizer) for seed in range(first, first + worlds)
+                ]
                 reached = sorted(calls for calls, _, _ in rows if calls is not None)
                 quartiles = statistics.quantiles(reached, n=4) if len(reached) > 1 else None
                 median = f"{statistics.median(reached):.0f}" if reached else "-"
@@ -105,4 +107,6 @@ async def main(worlds: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worlds", type=int, default=20, help="worlds per family")
-    asyncio.run(main(parser.parse_args().worlds))
+    parser.add_argument("--first", type=int, default=200, help="seed of the first; 0 to 199 are for development")
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.worlds, arguments.first))

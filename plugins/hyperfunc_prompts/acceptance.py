@@ -2,11 +2,13 @@
 
 1. Form: ``{slots}`` and JSON types are kept, or the proposal is refused unseen; never repaired.
 2. Minibatch: on the examples that it was made from, the child's sum must be above the parent's. Cheap, and no proof.
-3. Validation: on examples that no proposer has seen, a paired permutation test against the incumbent.
+3. Validation: on examples that no proposer has seen, a higher mean than the incumbent's, and better than the seed by a
+   paired permutation test.
 
 With ``false_accept_rate`` r and at most K validations in a run, each is made at level r / K (Bonferroni): a run in
-which no proposal is better than what it replaces accepts one with probability at most r. The permutation test is
-exact; the bound holds for scores that are exchangeable between parent and child under "no difference", and for a
+which no proposal is better than the seed accepts one with probability at most r. (Against the incumbent only means are
+compared: a late small step may be luck, but what is shipped is better than the seed.) The permutation test is exact;
+the bound holds for scores that are exchangeable between seed and child under "no difference", and for a
 validation set that was not used to write the proposals. Where parents are drawn by their validation scores (the Pareto
 search), validation has chosen what is rewritten, though never what the model sees; there the bound is approximate.
 

@@ -24,8 +24,9 @@ __all__ = ["PromptLearningOptimizer"]
 class PromptLearningOptimizer(PromptOptimizer):
     """Learns texts from failures.
 
-    Each iteration takes the texts in turn: the incumbent is run on a minibatch, its failures and their feedback are
-    shown to ``model``, and the text that comes back goes through form, minibatch and validation. What passes becomes
+    Each iteration takes the texts in turn: the candidate at hand is run on a minibatch, its failures and their feedback
+    are shown to ``model``, and the text that comes back goes through form, minibatch and validation. A child no worse
+    on the minibatch is where the next round starts from; only one that passes validation becomes
     part of the system at once, so that it survives whatever happens later.
 
     Args:
@@ -85,23 +86,33 @@ class PromptLearningOptimizer(PromptOptimizer):
         return self.max_iterations * texts
 
     async def search(self, search: Search) -> str:
+        working = search.incumbent  # where the next proposal starts from; what is shipped is the incumbent
         for iteration in range(self.max_iterations):
+            batch = self._batch(search, iteration)
             for name in search.entries:
-                child = await self._propose(search, name, iteration)
+                child = await self._propose(search, working, name, iteration)
                 if child is None:
-                    if len(self._batch(search, iteration)) == len(search.train):
+                    if len(batch) == len(search.train) and working is search.incumbent:
                         return "no failures"
                     continue
-                parent = search.pool[child.parents[0]]
-                batch = self._batch(search, iteration)
-                if child.verdict == "pending" and await search.beats_on_minibatch(child, parent, batch):
-                    await search.decide(child)
+                if child.verdict == "pending":
+                    working = await self._test(search, child, working, batch)
                 self.report(f"{name}, iteration {iteration + 1}: {child.verdict} ({child.reason})")
         return "completed"
 
-    async def _propose(self, search: Search, name: str, iteration: int) -> Candidate | None:
-        """A child of the incumbent with a new text for ``name``; ``None`` when nothing failed."""
-        parent, entry = search.incumbent, search.entries[name]
+    async def _test(self, search: Search, child: Candidate, working: Candidate, batch: list[str]) -> Candidate:
+        """Where to go on from: the child, if it is no worse than where it came from.
+
+        A test that seldom errs cannot see small steps, and a score that is all or nothing shows none; so the chain goes
+        on through them, and every link that beats the incumbent on the minibatch is brought to validation.
+        """
+        if await search.beats_on_minibatch(child, search.incumbent, batch) and await search.decide(child):
+            return child
+        return child if child.mean(batch) >= working.mean(batch) else working
+
+    async def _propose(self, search: Search, parent: Candidate, name: str, iteration: int) -> Candidate | None:
+        """A child of ``parent`` with a new text for ``name``; ``None`` when nothing failed."""
+        entry = search.entries[name]
         trials = await search.trials(parent, self._batch(search, iteration))
         failures = worst_first(trials, self.perfect_score)
         if not failures:

@@ -154,13 +154,16 @@ class Search:
         return False
 
     async def decide(self, child: Candidate) -> bool:
-        """The validation half, against the incumbent. An accepted child's texts become the system's."""
+        """The validation half: a higher mean than the incumbent's, and better than the seed by the test. An accepted
+        child's texts become the system's."""
         await self.trials(self.incumbent, self.validation)
+        await self.trials(self.pool.seed, self.validation)
         await self.trials(child, self.validation)
-        comparison = self.test.compare(self.incumbent.scores, child.scores, self.validation)
-        child.evidence["validation"] = {**comparison.to_dict(), "against": self.incumbent.id, "level": self.test.level}
-        child.reason = f"validation: {comparison}"
-        if not self.test.accepts(comparison):
+        comparison = self.test.compare(self.pool.seed.scores, child.scores, self.validation)
+        incumbent = self.incumbent.mean(self.validation)
+        child.evidence["validation"] = {**comparison.to_dict(), "level": self.test.level, "incumbent": incumbent}
+        child.reason = f"validation, seed to child: {comparison}; incumbent {incumbent:.4g}"
+        if comparison.mean_b <= incumbent or not self.test.accepts(comparison):
             child.verdict = "rejected"
             return False
         child.verdict = "accepted"
