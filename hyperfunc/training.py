@@ -304,7 +304,7 @@ def _identity(
 def _without_steps(optimizer: Any) -> Any:
     """How long a run goes on may differ when it is resumed."""
     if is_dataclass(optimizer) and not isinstance(optimizer, type) and hasattr(optimizer, "steps"):
-        changed: Any = replace(optimizer, **{"steps": 0})
+        changed: Any = replace(optimizer, steps=0)
         return changed
     return optimizer
 
