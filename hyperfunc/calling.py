@@ -31,7 +31,6 @@ from hyperfunc.errors import (
 )
 from hyperfunc.parameters.protocol import TensorSpec
 from hyperfunc.parameters.text import TextParam
-from hyperfunc.plugins import current_plugins
 from hyperfunc.settings import Settings, context_settings
 
 __all__ = ["CallPolicy", "Callee", "PendingCall", "prepare_injected"]
@@ -256,9 +255,6 @@ async def _call_with_limits(
             )
         binding.call_counts[component] = made + 1
     call = None if tape is None else tape.begin(component, args, kwargs, tapes.current_call())
-    listeners = current_plugins() if call is not None else None
-    if call is not None and listeners is not None and listeners.wants("before_call"):
-        listeners.emit("before_call", component=component, call_id=call.id)
     injected = _not_given(function, injected, args, kwargs)
     task = asyncio.current_task()
     if binding is not None and task is not None:
@@ -285,11 +281,8 @@ async def _call_with_limits(
             call.error = error
         raise
     finally:
-        if call is not None and tape is not None and listeners is not None:
+        if call is not None and tape is not None:
             tape.finish(call)
-            if listeners.wants("after_call"):
-                facts = {"component": component, "call_id": call.id}
-                listeners.emit("after_call", **facts, seconds=call.seconds, error=call.error)
         if binding is not None and task is not None:
             binding.in_flight.discard(task)
 

@@ -34,7 +34,7 @@ from hyperfunc.catalogue import BUILTIN, Catalogue
 from hyperfunc.errors import ConfigurationError, DuplicateNameError, PluginError
 from hyperfunc.hookspecs import PROJECT
 
-__all__ = ["Catalogue", "PluginInfo", "Plugins", "current_plugins", "load_plugins", "use_plugins"]
+__all__ = ["Catalogue", "PluginInfo", "Plugins", "call_listener", "current_plugins", "load_plugins", "use_plugins"]
 
 _REGISTER = "hyperfunc_register_"
 
@@ -359,6 +359,25 @@ def load_plugins(
 @functools.cache
 def _process_plugins() -> Plugins:
     return load_plugins()
+
+
+class _CallEvents:
+    """Hands recorded calls on to the hooks."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self._plugins = plugins
+
+    def before_call(self, component: str, call_id: int) -> None:
+        self._plugins.emit("before_call", component=component, call_id=call_id)
+
+    def after_call(self, component: str, call_id: int, seconds: float, error: BaseException | None) -> None:
+        self._plugins.emit("after_call", component=component, call_id=call_id, seconds=seconds, error=error)
+
+
+def call_listener() -> _CallEvents | None:
+    """What a tape tells of its calls, if any plugin listens to them."""
+    plugins = current_plugins()
+    return _CallEvents(plugins) if plugins.wants("before_call") or plugins.wants("after_call") else None
 
 
 _override: ContextVar[Plugins | None] = ContextVar("hyperfunc_plugins", default=None)

@@ -30,7 +30,7 @@ from hyperfunc.observability import CallRecord, ObservabilityHub
 from hyperfunc.optimize import Callback
 from hyperfunc.parameters.files import load_theta, save_theta
 from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
-from hyperfunc.plugins import current_plugins
+from hyperfunc.plugins import call_listener, current_plugins
 from hyperfunc.program import Program, supervise
 from hyperfunc.registry import Registry
 from hyperfunc.scheduling.dry_run import forecast
@@ -143,7 +143,7 @@ class HyperSystem:
         """
         program = self.program(theta)
         outer = current_tape()
-        tape = outer if not record else Tape() if outer is None else outer.nested()
+        tape = outer if not record else Tape(call_listener()) if outer is None else outer.nested()
         with recording(tape):
             output = await program(Binding(program.theta, defaults=program.defaults), inputs)
         return (output, tape) if record else output

@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
 from hyperfunc.usage import Usage
 
-__all__ = ["Call", "Edge", "Tape", "add_usage", "current_call", "current_tape", "recording"]
+__all__ = ["Call", "CallListener", "Edge", "Tape", "add_usage", "current_call", "current_tape", "recording"]
 
 _MINIMUM_CONTAINED = 8  # characters; shorter strings are contained in others by chance
 
@@ -69,8 +69,19 @@ class Edge:
     kind: Literal["identity", "containment", "order"]
 
 
+class CallListener(Protocol):
+    """Who hears of recorded calls as they happen (:func:`hyperfunc.plugins.call_listener`)."""
+
+    def before_call(self, component: str, call_id: int) -> None: ...
+
+    def after_call(self, component: str, call_id: int, seconds: float, error: BaseException | None) -> None: ...
+
+
 class Tape:
     """The calls of one execution, in order of starting.
+
+    Args:
+        listener: told of every call before and after it is made.
 
     Attributes:
         batches_first: calls that a population executor batches are not recorded, so that recording changes no speed.
@@ -78,8 +89,9 @@ class Tape:
 
     batches_first: bool = False
 
-    def __init__(self) -> None:
+    def __init__(self, listener: CallListener | None = None) -> None:
         self.calls: list[Call] = []
+        self.listener = listener
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -101,10 +113,14 @@ class Tape:
             start=time.perf_counter(),
         )
         self.calls.append(call)
+        if self.listener is not None:
+            self.listener.before_call(function, call.id)
         return call
 
     def finish(self, call: Call) -> None:
         call.end = time.perf_counter()
+        if self.listener is not None:
+            self.listener.after_call(call.function, call.id, call.seconds, call.error)
 
     def nested(self) -> Tape:
         """A tape for an execution inside this one's that is recorded for itself."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hyperfunc.observability.spans import Span, Tracer, current_span, tracing
+from hyperfunc.plugins import call_listener
 from hyperfunc.scope import current_scope
 from hyperfunc.tape import Call, Tape, recording
 
@@ -34,7 +35,7 @@ class TracingTape(Tape):
     """
 
     def __init__(self, tracer: Tracer, *, keep: bool = False, batches_first: bool = False) -> None:
-        super().__init__()
+        super().__init__(call_listener())
         self._tracer = tracer
         self._keep = keep
         self._next_id = 0

@@ -247,6 +247,44 @@ async def test_events_reach_plugins_and_a_raising_one_is_switched_off(capsys):
     assert capsys.readouterr().err.count("broken hook") == 1
 
 
+async def test_recorded_calls_reach_plugins():
+    from hyperfunc.testing.fakes import RecordingEvents
+
+    events = RecordingEvents()
+    system = Chain()
+    with use_plugins(load_plugins([("mine", events)], entry_points=False)):
+        await system.execute({"x": torch.ones(3)})
+        assert events.events == []
+        await system.execute({"x": torch.ones(3)}, record=True)
+    assert [(name, facts["component"]) for name, facts in events.events] == [
+        ("before_call", "first"),
+        ("after_call", "first"),
+        ("before_call", "second"),
+        ("after_call", "second"),
+    ]
+
+
+async def test_nothing_to_optimize_says_why():
+    @hyperfunction
+    async def plain(x):
+        return x
+
+    class Plain(HyperSystem):
+        async def run(self, x):
+            return await plain(x)
+
+    assert "no component has tensors" in (await Plain().optimize(regression(2), lambda p, e: 0.0)).reason
+
+    class Forgot(HyperSystem):
+        async def run(self, y):
+            return await first(y)
+
+    with pytest.raises(TypeError, match="unexpected keyword argument 'x'"):
+        await Forgot().optimize(regression(2), MSE())
+    with pytest.raises(EvaluationError, match=r"write MSE\(\)|MeanSquaredError\(\)"):
+        await Chain().optimize(regression(2), MSE)
+
+
 async def test_history_has_a_table_and_a_plot(tmp_path):
     result = await Chain(system_optimizer=optimizer(steps=4)).optimize(regression(5), MSE(), validate_every=2)
     assert result.history.to_csv().splitlines()[0].startswith("index,best,mean,worst,center,sigma")
