@@ -8,7 +8,6 @@ server in a process of its own, which survives all of this and counts.
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -25,7 +24,7 @@ KILLS = 10
 STEPS = 12
 
 _RUNNER = """
-import asyncio, json, os, sys, traceback
+import asyncio, json, os, signal, sys, threading, traceback
 import torch
 from hyperfunc import ESHybridSystemOptimizer, Example, HyperSystem, LoRAWeight, hyperfunction
 from hyperfunc_llm import Endpoint, llm_completion
@@ -54,19 +53,41 @@ async def main(seed, steps, path):
         run="r", journal=path, resume=True, callbacks=[lambda view: print("generation", flush=True)])
     print("result", json.dumps([result.theta.content_hash, result.finish_reason, len(result.history)]), flush=True)
 
+class Deadly:
+    # Standard output that kills its process: the program itself must be the same in every process.
+
+    def __init__(self, stream, after, spins):
+        self.stream, self.after, self.spins = stream, after, spins
+
+    def write(self, text):
+        self.stream.write(text)
+
+    def flush(self):
+        self.stream.flush()
+        self.after -= 1
+        if self.after == 0:
+            threading.Thread(target=self.kill).start()
+
+    def kill(self):
+        for _ in range(self.spins):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
 # A process that has imported everything forks the ones to be killed: a hundred imports of torch would take minutes.
 while line := sys.stdin.readline():
     child = os.fork()
     if child == 0:
-        print("ready", os.getpid(), flush=True)
+        order = json.loads(line)
+        after_and_spins = order.pop("kill")
+        if after_and_spins is not None:
+            sys.stdout = Deadly(sys.stdout, *after_and_spins)
         try:
-            asyncio.run(main(**json.loads(line)))
+            asyncio.run(main(**order))
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
-    os.waitpid(child, 0)
-    print("dead", flush=True)
+    print("dead", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -78,25 +99,27 @@ class Runner:
             [sys.executable, "-c", _RUNNER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self, seed: int, path: Path) -> int:
-        """Begin or resume; returns the new process's id."""
+    def run(self, seed: int, path: Path, kill: tuple[int, int] | None = None) -> tuple[list[str], int]:
+        """Begin or resume a run in a new process, and wait until it is dead.
+
+        Args:
+            kill: (events, spins): that many events in, and that many turns of an idle loop in another thread later, the
+                process kills itself by SIGKILL. A killer outside might come too late on a busy machine.
+
+        Returns:
+            What it printed, and how it ended: 0, or minus the signal's number.
+        """
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"seed": seed, "steps": STEPS, "path": str(path)}) + "\n")
-        self.process.stdin.flush()
-        return int(self.line().removeprefix("ready "))
-
-    def line(self) -> str:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline().rstrip("\n")
-        assert line, "the runner ended by itself"
-        return line
-
-    def rest(self) -> list[str]:
-        """What is printed until the process is dead."""
-        lines = []
-        while (line := self.line()) != "dead":
+        order = {"seed": seed, "steps": STEPS, "path": str(path), "kill": kill}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        lines: list[str] = []
+        while line := self.process.stdout.readline().rstrip("\n"):
+            if line.startswith("dead"):
+                return lines, int(line.removeprefix("dead"))
             lines.append(line)
-        return lines
+        raise AssertionError("the runner ended by itself")
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -139,8 +162,7 @@ def test_killed_at_ten_random_moments_a_run_ends_in_the_same_bits_and_pays_for_n
     seed: int, server: ServerProcess, runner: Runner, tmp_path: Path
 ) -> None:
     server.play(Script())
-    runner.start(seed, tmp_path / "whole.db")
-    lines = runner.rest()
+    lines, _ = runner.run(seed, tmp_path / "whole.db")
     whole = result_of(lines)
     events, prompts = len(lines), set(server.prompts())
     assert whole[1:] == ["completed", STEPS]
@@ -151,18 +173,15 @@ def test_killed_at_ten_random_moments_a_run_ends_in_the_same_bits_and_pays_for_n
     moments = random.Random(seed)
     kept_when_killed: list[dict[str, int]] = []
     while len(kept_when_killed) < KILLS:
-        # The moment is a random number of lines and then a random number of spins, so that it falls anywhere.
-        child = runner.start(seed, path)
-        waited = [line for _ in range(moments.randrange(events // KILLS)) if (line := runner.line()) != "dead"]
-        for _ in range(moments.randrange(60_000)):
-            pass
-        os.kill(child, signal.SIGKILL)
-        assert not any(line.startswith("result") for line in [*waited, *runner.rest()]), "ended before it was killed"
+        # The moment falls anywhere: between two events, inside a call, inside a commit.
+        moment = moments.randrange(1, events // (2 * KILLS)), moments.randrange(60_000)
+        _, ended = runner.run(seed, path, moment)
+        assert ended == -signal.SIGKILL
         counts = server.prompts()
         kept_when_killed.append({prompt: counts[prompt] for prompt in kept_prompts(path)})
 
-    runner.start(seed, path)
-    assert result_of(runner.rest()) == whole
+    lines, _ = runner.run(seed, path)
+    assert result_of(lines) == whole
     counts = server.prompts()
     repeated = {p: (then, counts[p]) for kept in kept_when_killed for p, then in kept.items() if counts[p] != then}
     assert repeated == {}
