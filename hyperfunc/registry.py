@@ -48,17 +48,34 @@ class Registry:
     """Components, nested registries and values of one system.
 
     Args:
-        seed: initial values are a pure function of it and of the component's name.
+        seed: initial values are a pure function of it and of the component's name. A nested system without a seed of
+            its own takes one from the system around it and from its name there, so that twins do not start alike.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, seed: int | None = None) -> None:
+        self._seed = seed
+        self._place: tuple[int | str, ...] = ()
         self.discovered = False  # the program was run once to let its components register
         self.components: dict[str, HyperFunction[..., Any]] = {}
         self.children: dict[str, Registry] = {}
         self._names: dict[object, str] = {}  # a function's key, shared by its handles -> name
         self._own = Theta()
         self._lock = threading.RLock()
+
+    @property
+    def seed_path(self) -> tuple[int | str, ...]:
+        """What initial values are drawn from, beside the component's name."""
+        return (self._seed,) if self._seed is not None else (self._place or (0,))
+
+    def set_seed(self, seed: int | None) -> None:
+        """Seed components that are not registered yet, here and in nested systems without seeds of their own."""
+        self._seed = seed
+        self._place_children()
+
+    def _place_children(self) -> None:
+        for name, child in self.children.items():
+            child._place = (*self.seed_path, name)
+            child._place_children()
 
     # --- components ----------------------------------------------------------------------------------------------
 
@@ -104,7 +121,7 @@ class Registry:
             if hp_init is not None:
                 value = spec.check(function.name, hp_init)
             else:
-                value = spec.initial_value(generator_for(self.seed, "initial", function.name, spec.name))
+                value = spec.initial_value(generator_for(*self.seed_path, "initial", function.name, spec.name))
             values[f"{function.name}.{spec.name}"] = value
         for name, text in function.texts.items():
             values[f"{function.name}.{name}"] = text.value
@@ -126,6 +143,8 @@ class Registry:
         if child is self or any(r is self for r in child.walk()):
             raise ConfigurationError(f"{name!r} would nest a system inside itself")
         self.children[name] = child
+        child._place = child._place or (*self.seed_path, name)
+        child._place_children()
 
     def child_name(self, child: Registry) -> str | None:
         return next((n for n, c in self.children.items() if c is child), None)

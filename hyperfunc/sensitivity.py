@@ -243,7 +243,9 @@ def _initial_values(registry: Registry, component: str) -> Mapping[str, ThetaVal
         return {f"{head}.{name}": value for name, value in _initial_values(registry.children[head], rest).items()}
     function = registry.components[component]
     values: dict[str, ThetaValue] = {
-        f"{component}.{spec.name}": spec.initial_value(generator_for(registry.seed, "initial", component, spec.name))
+        f"{component}.{spec.name}": spec.initial_value(
+            generator_for(*registry.seed_path, "initial", component, spec.name)
+        )
         for spec in function.tensor_specs
     }
     return {**values, **{f"{component}.{name}": text.value for name, text in function.texts.items()}}

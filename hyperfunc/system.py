@@ -62,7 +62,8 @@ class HyperSystem:
         prompt_optimizer: improves the texts in :meth:`optimize`.
         system_optimizer: improves the tensors in :meth:`optimize`; an optimizer or the name of a strategy.
         memory: a memory that agents of this system use.
-        seed: seed of the initial values.
+        seed: seed of the initial values; without one, 0, or for a nested system one that follows from the system
+            around it and its name there.
         settings: the *bound* level of :class:`Settings`.
     """
 
@@ -85,14 +86,14 @@ class HyperSystem:
         system_optimizer: Any = None,
         memory: Any = None,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         settings: Settings | None = None,
     ) -> None:
         self.prompt_optimizer = prompt_optimizer
         self.system_optimizer = system_optimizer
         self.memory = memory
         self.settings = settings or Settings()
-        self._registry.seed = seed
+        self._registry.set_seed(seed)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -154,6 +154,29 @@ class TestSystems:
         assert torch.equal(first["layer"], again["layer"])
         assert not torch.equal(first["layer"], other["layer"])
 
+    def test_nested_twins_do_not_start_alike_and_follow_the_outer_seed(self):
+        first, again, other = Outer(seed=1), Outer(seed=1), Outer(seed=2)
+        for system in (first, again, other):
+            system.run_sync(torch.ones(2))
+        state = first.get_hp_state()
+        assert len({tuple(t.flatten().tolist()) for t in state.values()}) == 3
+        assert all(torch.equal(state[n], again.get_hp_state()[n]) for n in state)
+        assert not torch.equal(state["left.layer"], other.get_hp_state()["left.layer"])
+
+        class Own(HyperSystem):
+            def __init__(self, inner):
+                super().__init__(seed=5)
+                self.inner = inner
+
+            async def run(self, x):
+                return await self.inner.run(x)
+
+        own = Own(Inner(seed=0))
+        own.run_sync(torch.ones(2))
+        alone = Inner(seed=0)
+        alone.run_sync(torch.ones(2))
+        assert torch.equal(own.get_hp_state()["inner.layer"], alone.get_hp_state()["layer"])
+
     def test_a_function_used_twice_shares_its_parameters_unless_named(self):
         class Twice(HyperSystem):
             def __init__(self):
