@@ -27,6 +27,7 @@ from hyperfunc.function import HyperFunction
 __all__ = ["ProgramWalk"]
 
 _OWN_PACKAGE = Path(__file__).resolve().parents[1]
+_INSTALL_FOLDERS = frozenset({"site-packages", "dist-packages"})
 _LIBRARY_FOLDERS = tuple(
     {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
@@ -220,6 +221,8 @@ def _is_library(thing: Any) -> bool:
         return module.__name__ in sys.builtin_module_names
     path = Path(file).resolve()
     if _OWN_PACKAGE in path.parents or module.__name__.partition(".")[0].startswith("hyperfunc_"):
+        return True
+    if not _INSTALL_FOLDERS.isdisjoint(path.parts):  # also that of another environment, reached through a .pth file
         return True
     return any(folder in path.parents for folder in _LIBRARY_FOLDERS)
 

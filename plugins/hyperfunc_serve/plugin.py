@@ -9,5 +9,5 @@ __all__: list[str] = []
 
 @hookimpl
 def hyperfunc_register_cli_commands(register: Register) -> None:
-    register("serve", "hyperfunc_serve.cli:serve")
-    register("info", "hyperfunc_serve.cli:info")
+    register("serve", "hyperfunc_serve.cli:serve", summary="Serve local models over HTTP, OpenAI-compatible.")
+    register("info", "hyperfunc_serve.cli:info", summary="Describe a local model.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib
+import importlib.metadata
+import importlib.util
 import inspect
 import subprocess
 import sys
@@ -18,7 +19,12 @@ from hyperfunc.testing import CONTRACTS
 
 ROOT = Path(__file__).parents[2]
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("hyperfunc_"))
-PLUGIN_FILES = sorted([*ROOT.glob("plugins/*/plugin.py"), *ROOT.glob("exporters/*/plugin.py")])
+PLUGIN_FILES = sorted(
+    Path(found.origin)
+    for point in importlib.metadata.entry_points(group="hyperfunc")
+    if point.value.startswith("hyperfunc_") and point.dist is not None and point.dist.name == "hyperfunc"
+    if (found := importlib.util.find_spec(point.value)) is not None and found.origin
+)
 
 
 @functools.cache
@@ -54,7 +60,7 @@ def test_every_hook_has_a_contract_that_our_own_tests_use(hook: str) -> None:
 
 
 def test_every_hook_is_implemented_by_us_or_by_a_fake_under_contract() -> None:
-    files = [Path(builtin.__file__), *PLUGIN_FILES, ROOT / "hyperfunc" / "testing" / "fakes.py"]
+    files = [Path(builtin.__file__), *PLUGIN_FILES, Path(testing.__file__).with_name("fakes.py")]
     implemented = set().union(*map(marked, files))
     # What no built-in brings yet is kept honest by a contract and its negative control alone.
     assert implemented | set(CONTRACTS) >= set(HOOKS)
