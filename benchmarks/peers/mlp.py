@@ -39,7 +39,7 @@ def this(members, examples, hidden):
 
     rows = [Example({"x": torch.from_numpy(a)}, int(b)) for a, b in zip(x, y, strict=True)]
     system = Net()
-    generations = 5
+    generations = 20
 
     def work():
         result = asyncio.run(system.optimize(rows, CrossEntropy(), steps=generations + 1, validate_every=1000))
