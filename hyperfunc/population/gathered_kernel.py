@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from hyperfunc.binding import Binding, ComponentScope, Frame, bound
@@ -25,6 +24,7 @@ from hyperfunc.population.factored import FactoredTensor
 from hyperfunc.population.factored_members import gather_members, member_leaves, member_parameters
 from hyperfunc.population.gathered_arguments import Layout
 from hyperfunc.population.members import DenseMembers, FactoredMembers, MemberBlock, MemberValues
+from hyperfunc.population.read_guard import ReadGuard
 
 __all__ = ["LADDER", "ComponentParameters", "GatheredKernel", "KernelRefusedError", "kernel_rows"]
 
@@ -89,41 +89,6 @@ def kernel_rows(parameters: ComponentParameters, input_elements: int, memory_byt
     if memory_bytes is not None:
         most = min(most, memory_bytes // (8 * copied))
     return next((rows for rows in LADDER if rows <= most), LADDER[-1])
-
-
-_READS = {
-    Tensor.__bool__: "bool()",
-    Tensor.__int__: "int()",
-    Tensor.__float__: "float()",
-    Tensor.__index__: "use as an index or range",
-    Tensor.item: ".item()",
-    Tensor.tolist: ".tolist()",
-    Tensor.numpy: ".numpy()",
-    Tensor.__array__: "conversion to numpy",
-    Tensor.__format__: "formatting",
-    Tensor.__repr__: "printing",
-    Tensor.__contains__: "`in`",
-}
-
-
-class _ReadGuard(TorchFunctionMode):
-    """Notes every read of a stacked tensor's value, so that a function that catches vmap's refusal is still refused."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reads: list[str] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        what = _READS.get(func)
-        if what is not None and args and _is_stacked(args[0]):
-            self.reads.append(what)
-        return func(*args, **(kwargs or {}))
-
-
-def _is_stacked(value: Any) -> bool:
-    if isinstance(value, FactoredTensor):
-        return True
-    return isinstance(value, Tensor) and bool(torch._C._functorch.is_functorch_wrapped_tensor(value))
 
 
 class GatheredKernel:
@@ -243,7 +208,7 @@ class GatheredKernel:
 
     def _run(self, flat: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         self._refusals.clear()
-        guard = _ReadGuard()
+        guard = ReadGuard()
         try:
             with bound(self.frame), guard:
                 outputs: tuple[Tensor, ...] = self._mapped(*flat)

@@ -21,16 +21,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from hyperfunc.binding import Binding
 from hyperfunc.errors import HyperfuncError, InputMutatedError
-from hyperfunc.population.factored import FactoredTensor
 from hyperfunc.population.factored_members import Leaves, member_leaves, member_parameters
 from hyperfunc.population.inputs import InputGroup
 from hyperfunc.population.members import MemberBlock
 from hyperfunc.population.outcomes import BlockOutcome, LiftedGroup
+from hyperfunc.population.read_guard import ReadGuard, is_stacked
 from hyperfunc.program import Program
 from hyperfunc.tape import recording
 
@@ -40,40 +39,6 @@ __all__ = ["LiftRefusedError", "LiftedKernel", "LiftedOutput", "run_lifted"]
 class LiftRefusedError(HyperfuncError):
     """The program cannot be run as one kernel; the message is the reason. Not part of the public tree: ``auto``
     falls back on it, and an explicit ``execution="lifted"`` turns it into a :class:`~hyperfunc.errors.LiftError`."""
-
-
-_READS = {
-    Tensor.__bool__: "bool()",
-    Tensor.__int__: "int()",
-    Tensor.__float__: "float()",
-    Tensor.__index__: "use as an index or range",
-    Tensor.item: ".item()",
-    Tensor.tolist: ".tolist()",
-    Tensor.numpy: ".numpy()",
-    Tensor.__array__: "conversion to numpy",
-    Tensor.__format__: "formatting",
-    Tensor.__repr__: "printing",
-    Tensor.__contains__: "`in`",
-}
-
-
-class _ReadGuard(TorchFunctionMode):
-    """Notes every read of a batched tensor's value."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reads: list[str] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        what = _READS.get(func)
-        if what is not None and args and isinstance(args[0], Tensor) and _is_batched(args[0]):
-            self.reads.append(what)
-        return func(*args, **(kwargs or {}))
-
-
-def _is_batched(tensor: Tensor) -> bool:
-    """Whether vmap hides more than one value behind ``tensor``."""
-    return isinstance(tensor, FactoredTensor) or bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def run_lifted(program: Program, block: MemberBlock, groups: list[InputGroup], runner: asyncio.Runner) -> BlockOutcome:
@@ -211,7 +176,7 @@ class LiftedKernel:
         return None
 
     def _guarded(self, mapped: Any, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        guard = _ReadGuard()
+        guard = ReadGuard()
         try:
             with guard:
                 results: tuple[Tensor, ...] = mapped(self._leaves, tensors)
@@ -253,7 +218,7 @@ def _refuse_state(program: Program) -> None:
     for holder in program.holders:
         for name, value in vars(holder).items():
             for leaf in pytree.tree_leaves(value):
-                if isinstance(leaf, Tensor) and _is_batched(leaf):
+                if is_stacked(leaf):
                     raise LiftRefusedError(
                         f"run() keeps a tensor on the system ({type(holder).__name__}.{name}), "
                         "which would be dead after this kernel; return it instead"
