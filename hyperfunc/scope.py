@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from hyperfunc.calls import CallStore
@@ -75,7 +75,6 @@ class RunScope:
         example: index or id of the example being run, if any.
         repeat: how manieth run of the same example this is; part of the key of a paid call.
         evaluating: inside evaluate or optimize (streaming is off, no default θ).
-        extra: free for plugins, by plugin name.
     """
 
     budget: BudgetLike | None = None
@@ -85,7 +84,6 @@ class RunScope:
     example: int | str | None = None
     repeat: int = 0
     evaluating: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 _NOWHERE = RunScope()

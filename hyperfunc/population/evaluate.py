@@ -15,7 +15,7 @@ from hyperfunc.errors import InputMutatedError, LiftError
 from hyperfunc.population.gathered import run_gathered
 from hyperfunc.population.inputs import InputGroup, contains_numbers, group_inputs
 from hyperfunc.population.lifted import LiftRefusedError, run_lifted
-from hyperfunc.population.members import MemberBlock
+from hyperfunc.population.members import MemberBlock, member_count
 from hyperfunc.population.outcomes import BlockOutcome
 from hyperfunc.population.proof import all_equal, first_difference, reference_run
 from hyperfunc.population.sequential import run_sequential
@@ -66,6 +66,7 @@ class PopulationRunner:
         self.notes: list[str] = []
         self._lift_numbers = True
         self._lifted_runs = 0
+        self._members_of_first: int | None = None
         self._workers = BlockWorkers(settings.workers or 1)
         if settings.execution in ("gathered", "sequential"):
             self._decide(settings.execution, "asked for by execution=")
@@ -253,7 +254,7 @@ class PopulationRunner:
         choose = random.Random(self._lifted_runs)
         index = choose.choice(list(blocks))
         block = ask(index)
-        size = next(iter(block.values())).size if block else 1
+        size = member_count(block)
         member, example = choose.randrange(size), choose.randrange(len(batch.inputs))
         if self.program.block_executor is not None:
             one = ExampleBatch([batch.inputs[example]])
@@ -300,7 +301,7 @@ class PopulationRunner:
 
         def work(index: int, runner: asyncio.Runner) -> R:
             block = ask(index)
-            size = next(iter(block.values())).size if block else 1
+            size = member_count(block)
             return reduce(index, executor.run_block(program, block, batch.inputs, runner, proof=proof(index, size)))
 
         results = await self._workers.map(work, blocks, at_once=self._at_once(ask, blocks, batch))
@@ -311,8 +312,9 @@ class PopulationRunner:
         """How many blocks may be in flight under ``max_batch_size`` and ``memory_bytes``; at least one."""
         most = self._workers.count
         if len(blocks) > 1 and (self.settings.max_batch_size or self.settings.memory_bytes):
-            block = ask(blocks[0])
-            runs = (next(iter(block.values())).size if block else 1) * len(batch.inputs)
+            if self._members_of_first is None:  # asked once: a block is noise, drawn to be counted
+                self._members_of_first = member_count(ask(blocks[0]))
+            runs = self._members_of_first * len(batch.inputs)
             if self.settings.max_batch_size:
                 most = min(most, self.settings.max_batch_size // runs)
             if self.settings.memory_bytes:

@@ -26,7 +26,7 @@ from hyperfunc.observability.spans import span
 from hyperfunc.population.factored_members import one_member
 from hyperfunc.population.gathered_kernel import ComponentParameters
 from hyperfunc.population.gathered_queue import CallQueue, MemberRun
-from hyperfunc.population.members import MemberBlock
+from hyperfunc.population.members import MemberBlock, member_count
 from hyperfunc.population.outcomes import BlockOutcome
 from hyperfunc.program import Program
 from hyperfunc.settings import Settings
@@ -84,7 +84,7 @@ async def run_gathered(
         BaseException: what was raised beside ordinary exceptions (cancellation, ``KeyboardInterrupt``); every run was
             cancelled and awaited before.
     """
-    size = next(iter(block.values())).size if block else 1
+    size = member_count(block)
     chosen = range(size) if members is None else list(members)
     for member in chosen:
         if not 0 <= member < size:

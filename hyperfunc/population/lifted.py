@@ -27,7 +27,7 @@ from hyperfunc.binding import Binding
 from hyperfunc.errors import HyperfuncError, InputMutatedError
 from hyperfunc.population.factored_members import Leaves, member_leaves, member_parameters
 from hyperfunc.population.inputs import InputGroup
-from hyperfunc.population.members import MemberBlock
+from hyperfunc.population.members import MemberBlock, member_count
 from hyperfunc.population.outcomes import BlockOutcome, LiftedGroup
 from hyperfunc.population.read_guard import ReadGuard, is_stacked
 from hyperfunc.program import Program
@@ -51,7 +51,7 @@ def run_lifted(program: Program, block: MemberBlock, groups: list[InputGroup], r
         LiftRefusedError: the program cannot be lifted; nothing was paid for.
         InputMutatedError: it wrote into its inputs.
     """
-    members = next(iter(block.values())).size if block else 1
+    members = member_count(block)
     outcome = BlockOutcome(members, sum(len(g.examples) for g in groups))
     with torch.no_grad():
         kernel = LiftedKernel(program, block, runner)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["DenseMembers", "FactoredMembers", "MemberBlock", "MemberValues"]
+__all__ = ["DenseMembers", "FactoredMembers", "MemberBlock", "MemberValues", "member_count"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +57,8 @@ MemberValues = DenseMembers | FactoredMembers
 
 MemberBlock = Mapping[str, MemberValues]
 """Parameter name -> the block's values for it. A parameter that is absent keeps its value of θ for every member."""
+
+
+def member_count(block: MemberBlock) -> int:
+    """How many members a block has; an empty one is a single member with θ's own values."""
+    return next(iter(block.values())).size if block else 1

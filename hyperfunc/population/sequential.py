@@ -8,7 +8,7 @@ from typing import Any
 from hyperfunc.binding import Binding
 from hyperfunc.observability.spans import span
 from hyperfunc.population.factored_members import one_member
-from hyperfunc.population.members import MemberBlock
+from hyperfunc.population.members import MemberBlock, member_count
 from hyperfunc.population.outcomes import BlockOutcome
 from hyperfunc.program import Program
 from hyperfunc.tape import current_tape, recording
@@ -18,7 +18,7 @@ __all__ = ["run_sequential"]
 
 async def run_sequential(program: Program, block: MemberBlock, inputs: Sequence[Mapping[str, Any]]) -> BlockOutcome:
     """Run ``block`` × ``inputs`` one by one; an exception is that run's failure."""
-    members = next(iter(block.values())).size if block else 1
+    members = member_count(block)
     outcome = BlockOutcome(members, len(inputs), rows=[[None] * len(inputs) for _ in range(members)])
     assert outcome.rows is not None
     tape = current_tape()

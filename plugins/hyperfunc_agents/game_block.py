@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from hyperfunc.population.inputs import InputGroup, group_inputs
 from hyperfunc.population.lifted import LiftedKernel, LiftRefusedError
-from hyperfunc.population.members import MemberBlock
+from hyperfunc.population.members import MemberBlock, member_count
 from hyperfunc.population.outcomes import BlockOutcome
 from hyperfunc.program import Program
 from hyperfunc_agents.game_environments import resolve_environment
@@ -60,7 +60,7 @@ class GameBlocks:
         proof: Collection[tuple[int, int]] = (),
     ) -> BlockOutcome:
         """See :class:`hyperfunc.program.BlockExecutor`."""
-        members = next(iter(block.values())).size if block else 1
+        members = member_count(block)
         outcome = BlockOutcome(members, len(inputs), rows=[[None] * len(inputs) for _ in range(members)])
         with torch.no_grad():
             for environment, terms, group in _groups(inputs):
