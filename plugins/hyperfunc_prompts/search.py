@@ -6,6 +6,7 @@ proposed.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hyperfunc.evaluation.example import Example
 from hyperfunc.parameters.theta import JSONValue
 from hyperfunc.plugins import current_plugins
 from hyperfunc.registry import TextEntry
+from hyperfunc.scope import current_scope
 from hyperfunc.selection import as_examples
 from hyperfunc.usage import Usage
 from hyperfunc_prompts.acceptance import AcceptanceTest, passes_minibatch
@@ -146,6 +148,17 @@ class Search:
         self._trials.clear()
         for candidate in self.pool:
             candidate.scores.clear()
+        self.pool.reopen()
+
+    def examples(self, keys: Sequence[str]) -> list[Example]:
+        """The examples of these keys."""
+        return [self._examples[key] for key in keys]
+
+    def mean(self, candidate: Candidate) -> float:
+        """The candidate's mean score on the validation examples; NaN where it was not run on all of them."""
+        if any(key not in candidate.scores for key in self.validation):
+            return math.nan
+        return candidate.mean(self.validation)
 
     async def trials(self, candidate: Candidate, keys: Sequence[str]) -> list[Trial]:
         """The candidate's trials on these examples; only those that are missing are run."""
@@ -189,6 +202,8 @@ class Search:
         self.last_gain = comparison.mean_b - incumbent
         before, self.incumbent = self.incumbent, child
         self.system.set_theta(child.texts)
+        if current_scope().replaying:
+            return True
         for name, value in child.texts.items():
             if value != before.texts[name]:
                 current_plugins().emit(
