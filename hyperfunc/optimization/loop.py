@@ -174,9 +174,11 @@ class OptimizationRun:
                 if self._why and not self._open_kinds():
                     return "no headroom"
             while open_kinds := self._open_kinds():
-                index = self.completed
+                index, kind = self.completed, self._schedule(self.progress.accounts, open_kinds)
+                if kind is None:
+                    break
                 with span("generation", f"generation {index}") as traced:
-                    done = await self._step(self._choose(open_kinds), index)
+                    done = await self._step(kind, index)
                     if done is None:
                         continue
                     await self._finish_step(done, bar)
@@ -205,11 +207,6 @@ class OptimizationRun:
             kinds.append("texts")
         return kinds
 
-    def _choose(self, open_kinds: list[Kind]) -> Kind:
-        if len(open_kinds) > 1:
-            return self._schedule(self.progress.accounts, open_kinds)
-        return open_kinds[0]
-
     async def _step(self, kind: Kind, index: int) -> Generation | None:
         """One step of ``kind``, entered into its account; ``None`` if it turned out that there is none."""
         before, spent = self.progress.best_fitness, self._spent()
@@ -221,7 +218,7 @@ class OptimizationRun:
             done, most = await self._tensor_step(self.tensors, index), self.steps
         after = self.progress.best_fitness
         gain = after - before if math.isfinite(before) and math.isfinite(after) else 0.0
-        self.progress.accounts[kind].book(gain, max(1 / max(1, most), self._share_since(spent)))
+        self.progress.accounts[kind].book(gain, self._share_since(spent), least=1 / max(1, most))
         return done
 
     async def _tensor_step(self, search: TensorSearch, index: int) -> Generation:

@@ -28,20 +28,24 @@ class Account:
 
     Attributes:
         steps: how many there were.
-        cost: share of the limits that they used, each step counted by the limit that it uses up most of.
+        share: of the budget that they used, each step counted by the limit that it uses up most of.
+        cost: the same, where a step costs at least its share of the most steps that its kind may make.
         recent_gain, recent_cost: the same with what is long past discounted, for the rate of today.
     """
 
     steps: int = 0
+    share: float = 0.0
     cost: float = 0.0
     recent_gain: float = 0.0
     recent_cost: float = 0.0
 
-    def book(self, gain: float, cost: float) -> None:
-        """Enter one step."""
+    def book(self, gain: float, share: float, least: float = 0.0) -> None:
+        """Enter one step, which used ``share`` of the budget and counts as ``least`` at least."""
+        cost = max(share, least)
         kept = math.exp(-cost / _HORIZON)
         self.recent_gain = self.recent_gain * kept + max(0.0, gain)
         self.recent_cost = self.recent_cost * kept + cost
+        self.share += share
         self.cost += cost
         self.steps += 1
 
@@ -54,11 +58,11 @@ class Account:
         return asdict(self)
 
 
-Schedule = Callable[[Mapping[Kind, Account], Sequence[Kind]], Kind]
-"""``(accounts, open kinds)`` to the kind of the next step; called only while more than one kind is open."""
+Schedule = Callable[[Mapping[Kind, Account], Sequence[Kind]], Kind | None]
+"""``(accounts, open kinds)`` to the kind of the next step, or ``None`` to end; at least one kind is open."""
 
 
-def _joint(accounts: Mapping[Kind, Account], open_kinds: Sequence[Kind]) -> Kind:
+def _joint(accounts: Mapping[Kind, Account], open_kinds: Sequence[Kind]) -> Kind | None:
     """A bandit: the kind that gains most per cost of late, and each a fixed share of the whole."""
     untried = [kind for kind in open_kinds if accounts[kind].steps == 0]
     if untried:
@@ -70,16 +74,19 @@ def _joint(accounts: Mapping[Kind, Account], open_kinds: Sequence[Kind]) -> Kind
     return max(open_kinds, key=lambda kind: (accounts[kind].rate, -accounts[kind].cost))
 
 
-def _alternate(accounts: Mapping[Kind, Account], open_kinds: Sequence[Kind]) -> Kind:
+def _alternate(accounts: Mapping[Kind, Account], open_kinds: Sequence[Kind]) -> Kind | None:
     """In turn, at equal cost."""
     return min(open_kinds, key=lambda kind: (accounts[kind].cost, open_kinds.index(kind)))
 
 
 def _one_after_the_other(first: Kind, second: Kind) -> Schedule:
-    """The first kind to its end, or until half of a limit is used up; then the other with all that is left."""
+    """The first kind to its end, or until half of the budget is used up; then the other with all that is left."""
 
-    def choose(accounts: Mapping[Kind, Account], open_kinds: Sequence[Kind]) -> Kind:
-        return first if accounts[first].cost < 0.5 and accounts[second].steps == 0 else second
+    def choose(accounts: Mapping[Kind, Account], open_kinds: Sequence[Kind]) -> Kind | None:
+        halfway = accounts[first].share >= 0.5 or accounts[second].steps > 0
+        if first in open_kinds and not (halfway and second in open_kinds):
+            return first if accounts[second].steps == 0 else None
+        return second
 
     return choose
 
