@@ -121,6 +121,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._addresses = {_address(tensor) for tensor in inputs}
         self._given_up = len(self._slots) < len(inputs)  # one tensor in two places: they will be two the next time
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, for seconds, to keep it out of a mode that never meets it
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if not self._given_up:
@@ -140,8 +144,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
             last_use.setdefault(operation.output, number)
         dying: dict[int, list[int]] = {}
+        kept = set(outputs)
         for slot, number in last_use.items():
-            if slot not in outputs:
+            if slot not in kept:
                 dying.setdefault(number, []).append(slot)
         operations = [o._replace(dead=tuple(dying.get(number, ()))) for number, o in enumerate(self._operations)]
         return Tape(operations, self._count, outputs, leaves)
