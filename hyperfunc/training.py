@@ -226,6 +226,7 @@ async def optimize_system_tensors(
         settings = resolve_settings(arguments.settings, system.settings)
         known = set(system.registry.all_components())
         runner = stack.enter_context(PopulationRunner(system.program(None, arguments.settings), settings))
+        learned = () if runner.program.statistics is None else runner.program.statistics.names
         result = await optimize_tensors(
             runner,
             optimizer.build(group),
@@ -239,7 +240,7 @@ async def optimize_system_tensors(
             budget=arguments.budget,
             durable=durable,
         )
-    system.set_theta({name: result.theta[name] for name in group.names})
+    system.set_theta({name: result.theta[name] for name in (*group.names, *learned)})
     late = sorted(set(system.registry.all_components()) - known)
     if late:
         note = f"first called during the run and therefore not optimized: {', '.join(late)}; register them before"
@@ -279,7 +280,9 @@ def _identity(
     name: str | None,
 ) -> RunIdentity:
     """What a resumed run is compared with: program, data, and everything that decides its bits."""
-    frozen = [name for name in system.theta if name not in group.parameters]
+    statistics = system.program().statistics
+    moved = {*group.parameters, *(() if statistics is None else statistics.names)}
+    frozen = [name for name in system.theta if name not in moved]
     config = {
         "steps": steps,
         "seed": options.seed,
