@@ -7,19 +7,50 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from hyperfunc.binding import Binding, CallDefaults, ComponentScope, Frame, bound
 from hyperfunc.parameters.theta import Theta
 from hyperfunc.population.members import MemberBlock
 from hyperfunc.population.outcomes import BlockOutcome
 
-__all__ = ["BlockExecutor", "Program", "supervise"]
+__all__ = ["BlockExecutor", "Program", "RunStatistics", "supervise"]
 
 Inputs = Mapping[str, Any]
 
 
+class RunStatistics(Protocol):
+    """Values of θ that no strategy moves and that follow from what a generation's runs came to (running means of what
+    an agent saw). Every member of a generation runs under the same ones; the next generation gets the new ones."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Their dotted names."""
+        ...
+
+    def of_block(self, outcome: BlockOutcome) -> Any:
+        """What one block adds, however it was run; called in a worker thread where lifted."""
+        ...
+
+    def merged(self, theta: Theta, parts: Sequence[Any]) -> Mapping[str, Tensor]:
+        """The values of :attr:`names` for the next generation.
+
+        Args:
+            theta: what this generation ran under.
+            parts: of :meth:`of_block`, in block order.
+        """
+        ...
+
+
 class BlockExecutor(Protocol):
     """Runs whole blocks of members where one example is more than one call of ``run`` (an episode): the agent type's
-    own way to lift. Called from several worker threads at once, with a block each."""
+    own way to lift. Called from several worker threads at once, with a block each.
+
+    Attributes:
+        statistics: what runs teach besides their fitness; ``None`` where nothing.
+    """
+
+    statistics: RunStatistics | None
 
     def run_block(
         self,
@@ -70,6 +101,10 @@ class Program:
     holders: tuple[object, ...] = ()
     liftable: bool = True
     block_executor: BlockExecutor | None = None
+
+    @property
+    def statistics(self) -> RunStatistics | None:
+        return None if self.block_executor is None else self.block_executor.statistics
 
     async def __call__(self, binding: Binding, inputs: Inputs) -> Any:
         """One run under ``binding``; the binding is closed afterwards."""

@@ -292,7 +292,7 @@ async def _optimize(
         except BaseException:
             system.set_theta(initial)  # a run that fails leaves the system as it was
             raise
-    moved = {*group.names, *([] if texts is None else texts.search.texts)}
+    moved = {*group.names, *_learned(system), *([] if texts is None else texts.search.texts)}
     system.set_theta(initial.replace({name: result.theta[name] for name in moved}))
     late = sorted(set(system.registry.all_components()) - known)
     if late:
@@ -334,7 +334,8 @@ def _identity(
     name: str | None,
 ) -> RunIdentity:
     """What a resumed run is compared with: program, data, and everything that decides its bits."""
-    frozen = [name for name in system.theta if name not in group.parameters]
+    moved = {*group.parameters, *_learned(system)}
+    frozen = [name for name in system.theta if name not in moved]
     config = {
         "steps": steps,
         "seed": options.seed,
@@ -357,6 +358,12 @@ def _identity(
         fingerprint_data(train=train, validation=validation),
         options.seed,
     )
+
+
+def _learned(system: TrainableSystem) -> Sequence[str]:
+    """Values of θ that follow from what a population's runs came to."""
+    statistics = system.program().statistics
+    return () if statistics is None else statistics.names
 
 
 def _without_steps(optimizer: Any) -> Any:

@@ -19,6 +19,8 @@ from hyperfunc.optimization.progress import RunProgress
 
 __all__ = ["AllMembersFailedError", "TensorSearch"]
 
+_LEARNED = "learned:"  # of dumped tensors that are values of θ, not of the strategy's state
+
 
 class AllMembersFailedError(EvaluationError):
     """No member of a generation has a finite fitness."""
@@ -69,15 +71,16 @@ class TensorSearch:
                 is as before.
             AllMembersFailedError: nobody has a fitness; the state is as before.
         """
-        scored = await self.evaluation.generation(self.strategy, self.state, self.completed)
-        fitness = scored.members
-        self.progress.evaluations += scored.evaluations
-        self.progress.note_errors(fitness.errors)
-        for error in fitness.errors.values():
-            if isinstance(error, BudgetExceededError):
-                raise error
-        if not bool(torch.isfinite(fitness.values).any()):
-            raise self._all_failed()
+        with self.evaluation.runner.generation():
+            scored = await self.evaluation.generation(self.strategy, self.state, self.completed)
+            fitness = scored.members
+            self.progress.evaluations += scored.evaluations
+            self.progress.note_errors(fitness.errors)
+            for error in fitness.errors.values():
+                if isinstance(error, BudgetExceededError):
+                    raise error
+            if not bool(torch.isfinite(fitness.values).any()):
+                raise self._all_failed()
         self.state = self.strategy.tell(self.state, fitness.values)
         self.completed += 1
         return fitness
@@ -95,12 +98,15 @@ class TensorSearch:
         return value
 
     def dump(self) -> tuple[dict[str, Tensor], Any]:
-        """The strategy's state as tensors and JSON values."""
-        return dump_state(self.state)
+        """The strategy's state, and what the next generation has learned from, as tensors and JSON values."""
+        tensors, meta = dump_state(self.state)
+        return {**tensors, **{_LEARNED + name: value for name, value in self.evaluation.runner.learned.items()}}, meta
 
     def load(self, tensors: Mapping[str, Tensor], meta: Any, completed: int) -> None:
         """Take up what :meth:`dump` gave after ``completed`` generations."""
-        self.state = load_state(self.strategy, tensors, meta)
+        learned = {name: value for name, value in tensors.items() if name.startswith(_LEARNED)}
+        self.state = load_state(self.strategy, {n: t for n, t in tensors.items() if n not in learned}, meta)
+        self.evaluation.runner.learned = {n.removeprefix(_LEARNED): t for n, t in learned.items()}
         self.completed = completed
 
     def _all_failed(self) -> AllMembersFailedError:

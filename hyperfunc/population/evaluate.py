@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
+
+from torch import Tensor
 
 from hyperfunc.errors import InputMutatedError, LiftError
 from hyperfunc.population.gathered import run_gathered
@@ -56,6 +59,8 @@ class PopulationRunner:
         execution: the way taken: ``"lifted"``, ``"gathered"``, ``"sequential"``; ``""`` before the first run.
         reason: why.
         notes: what else was noticed (an output that is the same for every member, …).
+        learned: values of θ that the next generation runs under, where runs teach any
+            (:class:`hyperfunc.program.RunStatistics`).
     """
 
     def __init__(self, program: Program, settings: Settings) -> None:
@@ -64,6 +69,8 @@ class PopulationRunner:
         self.execution = ""
         self.reason = ""
         self.notes: list[str] = []
+        self.learned: Mapping[str, Tensor] = {}
+        self._parts: dict[tuple[int, int], Any] | None = None  # (run of this generation, block) -> its statistics
         self._lift_numbers = True
         self._lifted_runs = 0
         self._members_of_first: int | None = None
@@ -82,6 +89,23 @@ class PopulationRunner:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
+    @contextmanager
+    def generation(self) -> Iterator[None]:
+        """Runs made inside belong to one generation: what the last one taught applies to all of them, and what they
+        teach applies to the next. Runs made outside teach nothing; a generation that raises neither."""
+        if self.learned:
+            self.program = replace(self.program, theta=self.program.theta.replace(self.learned))
+        parts: dict[tuple[int, int], Any] = {}
+        self._parts = parts
+        try:
+            yield
+            statistics = self.program.statistics
+            if statistics is not None:
+                in_order = [parts[key] for key in sorted(parts)]
+                self.learned = dict(statistics.merged(self.program.theta, in_order))
+        finally:
+            self._parts = None
+
     async def run(
         self, ask: AskBlock, blocks: Sequence[int], batch: ExampleBatch, reduce: Callable[[int, BlockOutcome], R]
     ) -> list[R]:
@@ -97,6 +121,7 @@ class PopulationRunner:
             LiftError: ``execution="lifted"`` was asked for and refused.
             InputMutatedError: the program wrote into its inputs.
         """
+        reduce = self._noting(reduce)
         if not self.execution:
             return await self._first_run(ask, blocks, batch, reduce)
         if self.execution == "lifted":
@@ -108,6 +133,19 @@ class PopulationRunner:
             except LiftRefusedError as refusal:
                 self._fall_back(str(refusal))
         return await self.run_on_loop(ask, blocks, batch, reduce)
+
+    def _noting(self, reduce: Callable[[int, BlockOutcome], R]) -> Callable[[int, BlockOutcome], R]:
+        """``reduce``, with each block's statistics noted beside it; a block that is run again counts once."""
+        statistics, parts = self.program.statistics, self._parts
+        if statistics is None or parts is None:
+            return reduce
+        number = len({run for run, _ in parts})
+
+        def noted(index: int, outcome: BlockOutcome) -> R:
+            parts[number, index] = statistics.of_block(outcome)
+            return reduce(index, outcome)
+
+        return noted
 
     def decision(self) -> dict[str, Any]:
         """How this program is run and why, as JSON values; for a run that goes on in another process."""

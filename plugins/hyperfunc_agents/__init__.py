@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from hyperfunc_agents.game import Game, play
     from hyperfunc_agents.game_cartpole import TensorCartPole
     from hyperfunc_agents.game_inputs import episodes
-    from hyperfunc_agents.game_results import EpisodeResult, EpisodeStep, GameResponse
+    from hyperfunc_agents.game_results import EpisodeResult, EpisodeStep, GameResponse, ObservationMoments
     from hyperfunc_agents.game_scoring import EpisodeReturn, ReturnSummary, summarize_returns
+    from hyperfunc_agents.game_statistics import ObservationStatistics, observation_normalizer
     from hyperfunc_agents.game_tensor import TensorEnvironment, Transition
     from hyperfunc_agents.scoring import ConversationScorer
     from hyperfunc_agents.users import LLMUser, SimulatedUser
@@ -43,6 +44,8 @@ __all__ = [
     "Game",
     "GameResponse",
     "LLMUser",
+    "ObservationMoments",
+    "ObservationStatistics",
     "ReturnSummary",
     "SimulatedUser",
     "TensorCartPole",
@@ -50,6 +53,7 @@ __all__ = [
     "Transition",
     "episodes",
     "hold_conversations",
+    "observation_normalizer",
     "play",
     "summarize_returns",
 ]
@@ -68,6 +72,8 @@ _MODULES = {
     "Game": "game",
     "GameResponse": "game_results",
     "LLMUser": "users",
+    "ObservationMoments": "game_results",
+    "ObservationStatistics": "game_statistics",
     "ReturnSummary": "game_scoring",
     "SimulatedUser": "users",
     "TensorCartPole": "game_cartpole",
@@ -75,6 +81,7 @@ _MODULES = {
     "Transition": "game_tensor",
     "episodes": "game_inputs",
     "hold_conversations": "chat",
+    "observation_normalizer": "game_statistics",
     "play": "game",
     "summarize_returns": "game_scoring",
 }

@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
+import torch
+
 from hyperfunc.parameters.theta import ThetaValue
 from hyperfunc.tape import current_tape
 from hyperfunc_agents.game_block import GameBlocks
@@ -20,7 +22,8 @@ from hyperfunc_agents.game_environments import (
     resolve_environment,
 )
 from hyperfunc_agents.game_inputs import EpisodeTerms, episode_terms
-from hyperfunc_agents.game_results import EpisodeResult, EpisodeStep, GameResponse
+from hyperfunc_agents.game_results import EpisodeResult, EpisodeStep, GameResponse, ObservationMoments
+from hyperfunc_agents.game_statistics import Seen, moments, normalizers_of, see, unseen
 from hyperfunc_agents.game_tensor import Act, TensorEnvironment, advance, begin
 
 __all__ = ["Game", "play"]
@@ -47,12 +50,13 @@ class Game:
         environment = resolve_environment(terms.environment)
         steps: list[EpisodeStep] | None = None if current_tape() is None else []
         act = policy(run)
+        size = next(iter(normalizers_of(system).values()), None)
         if isinstance(environment, TensorEnvironment):
-            return await _tensor_episode(environment, act, terms, steps)
-        return await _episode(environment, act, terms, steps)
+            return await _tensor_episode(environment, act, terms, steps, size)
+        return await _episode(environment, act, terms, steps, size)
 
     def block_executor(self, run: Run, system: Any) -> GameBlocks:
-        return GameBlocks(policy(run))
+        return GameBlocks(policy(run), normalizers_of(system))
 
 
 def policy(run: Run) -> Act:
@@ -70,13 +74,19 @@ def policy(run: Run) -> Act:
 
 
 async def _episode(
-    source: str | Callable[[int], Any], act: Act, terms: EpisodeTerms, recorded: list[EpisodeStep] | None
+    source: str | Callable[[int], Any],
+    act: Act,
+    terms: EpisodeTerms,
+    recorded: list[EpisodeStep] | None,
+    size: int | None,
 ) -> EpisodeResult:
     environment = SingleEnvironment(source, terms.seed)
     try:
         observation = as_observation(environment.reset(terms.seed))
         memory, total, steps = None, 0.0, 0
+        seen, live = None if size is None else unseen(size), torch.tensor(True)
         while True:
+            seen = None if seen is None else see(seen, observation, live)
             response = await act(observation, memory, terms.arguments)
             action = as_environment_action(response.action, environment.action_space)
             after = environment.step(action)
@@ -89,14 +99,25 @@ async def _episode(
             if after.terminated or after.truncated or out_of_steps:
                 truncated = after.truncated or (out_of_steps and not after.terminated)
                 return EpisodeResult(
-                    total, steps, after.terminated, truncated, observation, after.info, tuple(recorded or ())
+                    total,
+                    steps,
+                    after.terminated,
+                    truncated,
+                    observation,
+                    after.info,
+                    tuple(recorded or ()),
+                    _observed(seen),
                 )
     finally:
         environment.close()
 
 
 async def _tensor_episode(
-    environment: TensorEnvironment, act: Act, terms: EpisodeTerms, recorded: list[EpisodeStep] | None
+    environment: TensorEnvironment,
+    act: Act,
+    terms: EpisodeTerms,
+    recorded: list[EpisodeStep] | None,
+    size: int | None,
 ) -> EpisodeResult:
     responses: list[GameResponse] = []
 
@@ -105,7 +126,7 @@ async def _tensor_episode(
         responses.append(response)
         return response
 
-    progress = begin(environment, terms.seed, terms.max_steps)
+    progress = begin(environment, terms.seed, terms.max_steps, size)
     while not (progress.done or progress.truncated):
         before = progress
         progress = await advance(environment, heard, progress, terms.arguments, 1)
@@ -121,7 +142,12 @@ async def _tensor_episode(
         bool(progress.truncated),
         environment.observe(progress.state),
         trajectory=tuple(recorded or ()),
+        observed=_observed(progress.seen),
     )
+
+
+def _observed(seen: Seen | None) -> ObservationMoments | None:
+    return None if seen is None else moments(Seen(*(value.unsqueeze(0) for value in seen)))[0]
 
 
 async def play(

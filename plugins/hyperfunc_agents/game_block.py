@@ -8,7 +8,7 @@ or of how the choice between lifted and gathered is made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,14 +18,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from hyperfunc.population.inputs import InputGroup, group_inputs
-from hyperfunc.population.lifted import LiftedKernel, LiftRefusedError
+from hyperfunc.population.lifted import LiftRefusedError
 from hyperfunc.population.members import MemberBlock, member_count
 from hyperfunc.population.outcomes import BlockOutcome
-from hyperfunc.program import Program
+from hyperfunc.program import Program, RunStatistics
 from hyperfunc_agents.game_environments import resolve_environment
 from hyperfunc_agents.game_inputs import EpisodeTerms, episode_terms
+from hyperfunc_agents.game_kernel import StepKernel
 from hyperfunc_agents.game_proof import StepProof, environment_difference
-from hyperfunc_agents.game_results import EpisodeResult
+from hyperfunc_agents.game_replay import ReplayDiffersError
+from hyperfunc_agents.game_results import EpisodeResult, ObservationMoments
+from hyperfunc_agents.game_statistics import NormalizerStatistics, Seen, moments, see, unseen
 from hyperfunc_agents.game_tensor import Act, Progress, TensorEnvironment, advance, begin
 from hyperfunc_agents.game_vectors import EnvironmentPool, Lanes, LanesStep, SeparateLanes, native_lanes
 
@@ -40,11 +43,15 @@ class GameBlocks:
 
     Args:
         policy: the system's ``run``, as :func:`hyperfunc_agents.game.policy` makes it.
+        normalizers: where the statistics of observations stand in θ -> numbers in one observation.
     """
 
-    def __init__(self, policy: Act) -> None:
+    def __init__(self, policy: Act, normalizers: Mapping[str, int]) -> None:
         self._policy = policy
+        self._size = next(iter(normalizers.values()), None)
+        self.statistics: RunStatistics | None = NormalizerStatistics(tuple(normalizers)) if normalizers else None
         self._pool = EnvironmentPool()
+        self._replays = True  # until a replayed step is found to be wrong
         self._not_native: dict[str, str] = {}  # gymnasium id -> why its vectorised form is not used
 
     def close(self) -> None:
@@ -118,51 +125,26 @@ class _Play:
         self.runner = runner
         self.program = program
         self.watched = proof
-        self.constants = {} if group.tensors else group.inputs(())
-        self.arguments = tuple(  # the same for every member: [P, E, …] without a copy
-            t.unsqueeze(0).expand(members, *t.shape) for t in group.tensors
-        )
 
     def results(self) -> dict[tuple[int, int], EpisodeResult | Exception]:
-        if isinstance(self.environment, TensorEnvironment):
-            return self._tensor_results(self.environment)
-        lanes, is_native = self._lanes()
         try:
-            return self._play(lanes, is_native)
+            if isinstance(self.environment, TensorEnvironment):
+                return self._tensor_results(self.environment)
+            lanes, is_native = self._lanes()
+            try:
+                return self._play(lanes, is_native)
+            finally:
+                lanes.release()
         except _NativeRefusedError as refusal:
             self.blocks._not_native[self.environment] = str(refusal)
-        finally:
-            lanes.release()
+        except ReplayDiffersError:
+            self.blocks._replays = False
         return self.results()
 
-    # --- kernels -------------------------------------------------------------------------------------------------
-
-    def _kernel(self, run_example: Callable[[Mapping[str, Any]], Any]) -> tuple[Program, LiftedKernel]:
-        program = replace(self.program, run_example=run_example, block_executor=None)
-        return program, LiftedKernel(program, self.block, self.runner)
-
-    def _lift(self, kernel: LiftedKernel, nest: Any) -> Any:
-        """``kernel`` on a nest of tensors ``[P, E, …]`` and constants; the output likewise."""
-        leaves, structure = pytree.tree_flatten(nest)
-        is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
-        given = tuple(leaf for leaf, tensor in zip(leaves, is_tensor, strict=True) if tensor)
-        count = len(given)
-        many = self.episodes > 1
-
-        def inputs_of(tensors: tuple[Tensor, ...]) -> Mapping[str, Any]:
-            rest = iter(tensors[:count])
-            mixed = [next(rest) if tensor else leaf for leaf, tensor in zip(leaves, is_tensor, strict=True)]
-            own = self.group.inputs(tensors[count:]) if self.arguments else self.constants
-            return {"nest": pytree.tree_unflatten(mixed, structure), "arguments": own}
-
-        tensors = (*given, *self.arguments)
-        output = kernel.run(
-            inputs_of, tensors if many else tuple(t.squeeze(1) for t in tensors), members=True, examples=many
+    def _kernel(self, step: Callable[[Mapping[str, Any]], Awaitable[Any]]) -> StepKernel:
+        return StepKernel(
+            self.program, step, self.block, self.members, self.group, self.runner, replays=self.blocks._replays
         )
-        if many:
-            return output.tree()
-        lifted = [leaf.unsqueeze(1) if own else leaf for leaf, own in zip(output.leaves, output.lifted, strict=True)]
-        return pytree.tree_unflatten(lifted, output.structure)
 
     # --- environments of gymnasium's form ------------------------------------------------------------------------
 
@@ -182,12 +164,14 @@ class _Play:
             response = await act(observation, memory, inputs["arguments"])
             return {"action": response.action, "state": response.state}
 
-        program, kernel = self._kernel(answer)
-        proof = StepProof(program, self.block, self.group, self.watched, self.episodes)
-        tally = _Tally(self.members * self.episodes, [each.max_steps for each in self.terms] * self.members)
+        kernel = self._kernel(answer)
+        proof = StepProof(kernel.program, self.block, self.group, self.watched, self.episodes)
+        limits = [each.max_steps for each in self.terms] * self.members
+        tally = _Tally(self.members * self.episodes, limits, self.blocks._size)
         observations, memory = self._by_member(lanes.reset()), None
         while tally.alive.any():
-            answers = self._lift(kernel, (observations, memory))
+            tally.see(observations)
+            answers = kernel((observations, memory))
             actions = pytree.tree_map(lambda leaf: self._by_lane(leaf), answers["action"])
             step = lanes.step(actions, tally.alive)
             proof.record(tally.alive, (observations, memory), answers, step)
@@ -228,13 +212,13 @@ class _Play:
             progress = Progress(*inputs["nest"])
             return tuple(await advance(environment, act, progress, inputs["arguments"], STEPS_PER_KERNEL))
 
-        program, kernel = self._kernel(carry_on)
-        proof = StepProof(program, self.block, self.group, self.watched, self.episodes)
-        begun = [tuple(begin(environment, each.seed, each.max_steps)) for each in self.terms]
+        kernel = self._kernel(carry_on)
+        proof = StepProof(kernel.program, self.block, self.group, self.watched, self.episodes)
+        begun = [tuple(begin(environment, each.seed, each.max_steps, self.blocks._size)) for each in self.terms]
         nest = pytree.tree_map(lambda *ts: _shared(ts, self.members), *begun)
         alive = np.ones(self.members * self.episodes, dtype=np.bool_)
         while alive.any():
-            after = self._lift(kernel, nest)
+            after = kernel(nest)
             proof.record(alive, nest, after, None)
             nest, progress = after, Progress(*after)
             alive = ~(progress.done | progress.truncated).flatten().numpy()
@@ -248,12 +232,18 @@ class _Play:
     def _tensor_outcome(self, progress: Progress, seen: Any) -> dict[tuple[int, int], EpisodeResult | Exception]:
         columns = (progress.total, progress.steps, progress.done, progress.truncated)
         rows = zip(*(column.flatten().tolist() for column in columns), strict=True)
+        lanes = self.members * self.episodes
+        observed: list[ObservationMoments | None] = [None] * lanes
+        if progress.seen is not None:
+            observed = moments(Seen(*(value.flatten(0, 1) for value in progress.seen)))
         leaves, structure = pytree.tree_flatten(seen)
         final = zip(*(leaf.unbind() for leaf in leaves), strict=True)
         results: dict[tuple[int, int], EpisodeResult | Exception] = {}
         for lane, ((total, steps, done, truncated), last) in enumerate(zip(rows, final, strict=True)):
             observation = pytree.tree_unflatten(list(last), structure)
-            results[divmod(lane, self.episodes)] = EpisodeResult(total, steps, done, truncated, observation)
+            results[divmod(lane, self.episodes)] = EpisodeResult(
+                total, steps, done, truncated, observation, observed=observed[lane]
+            )
         return results
 
 
@@ -272,12 +262,19 @@ class _NativeRefusedError(Exception):
 class _Tally:
     """What each lane has come to."""
 
-    def __init__(self, lanes: int, limits: Sequence[int | None]) -> None:
+    def __init__(self, lanes: int, limits: Sequence[int | None], size: int | None) -> None:
         self.alive = np.ones(lanes, dtype=np.bool_)
         self.limits = np.array([np.iinfo(np.int64).max if limit is None else limit for limit in limits])
         self.totals = np.zeros(lanes)
         self.steps = np.zeros(lanes, dtype=np.int64)
         self.ended: list[EpisodeResult | Exception | None] = [None] * lanes
+
+        self.seen = None if size is None else unseen(size, lanes)
+
+    def see(self, observations: Any) -> None:
+        """Sum up what the lanes that are alive are about to act on."""
+        if self.seen is not None:
+            self.seen = see(self.seen, observations, torch.from_numpy(self.alive))
 
     def add(self, step: LanesStep) -> None:
         self.totals[self.alive] += step.rewards[self.alive]
@@ -300,4 +297,10 @@ class _Tally:
         self.alive &= ~over
 
     def results(self) -> list[EpisodeResult | Exception]:
-        return [result for result in self.ended if result is not None]
+        ended = [result for result in self.ended if result is not None]
+        if self.seen is None:
+            return ended
+        return [
+            replace(result, observed=observed) if isinstance(result, EpisodeResult) else result
+            for result, observed in zip(ended, moments(self.seen), strict=True)
+        ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-__all__ = ["EpisodeResult", "EpisodeStep", "GameResponse"]
+__all__ = ["EpisodeResult", "EpisodeStep", "GameResponse", "ObservationMoments"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,20 @@ class EpisodeStep:
     metadata: Mapping[str, Any] | None = None
 
 
+class ObservationMoments(NamedTuple):
+    """What an episode's policy saw, summed up.
+
+    Attributes:
+        number: observations that it acted on.
+        mean: ``[S]`` float64.
+        squares: ``[S]`` float64, sums of squared deviations from the mean.
+    """
+
+    number: int
+    mean: Tensor
+    squares: Tensor
+
+
 @dataclass(frozen=True)
 class EpisodeResult:
     """One episode.
@@ -52,6 +66,7 @@ class EpisodeResult:
         final_observation: what was seen last, as ``run`` would have been given it.
         info: what the environment said at the last step (empty for vectorised and tensor environments).
         trajectory: every step, where somebody asked for it (:func:`hyperfunc_agents.play`, or a tape records).
+        observed: what was seen, where the system normalises observations.
     """
 
     total_reward: float = 0.0
@@ -61,6 +76,7 @@ class EpisodeResult:
     final_observation: Any = None
     info: dict[str, Any] = field(default_factory=dict)
     trajectory: tuple[EpisodeStep, ...] = ()
+    observed: ObservationMoments | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, without the trajectory."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from hyperfunc_agents.game_results import GameResponse
+from hyperfunc_agents.game_statistics import Seen, see, unseen
 
 __all__ = ["Act", "Progress", "TensorEnvironment", "Transition", "advance", "begin"]
 
@@ -72,6 +73,7 @@ class Progress(NamedTuple):
         steps: 0-dim int64.
         limit: 0-dim int64, most steps.
         done, truncated: 0-dim boolean.
+        seen: of the observations acted on, where somebody wants to know.
     """
 
     state: Any
@@ -81,10 +83,11 @@ class Progress(NamedTuple):
     limit: Tensor
     done: Tensor
     truncated: Tensor
+    seen: Seen | None = None
 
 
-def begin(environment: TensorEnvironment, seed: int, max_steps: int | None) -> Progress:
-    """The episode of this seed, before its first action."""
+def begin(environment: TensorEnvironment, seed: int, max_steps: int | None, size: int | None = None) -> Progress:
+    """The episode of this seed, before its first action; observations of ``size`` numbers are summed up."""
     limit = environment.max_steps if max_steps is None else min(max_steps, environment.max_steps)
     return Progress(
         state=environment.reset(torch.Generator().manual_seed(seed)),
@@ -94,6 +97,7 @@ def begin(environment: TensorEnvironment, seed: int, max_steps: int | None) -> P
         limit=torch.tensor(limit),
         done=torch.tensor(False),
         truncated=torch.tensor(False),
+        seen=None if size is None else unseen(size),
     )
 
 
@@ -102,7 +106,8 @@ async def advance(
 ) -> Progress:
     """Carry an episode on by ``steps`` actions, or to its end: no value is looked at, so this may be vmapped."""
     for _ in range(steps):
-        response = await act(environment.observe(progress.state), progress.memory, arguments)
+        observation = environment.observe(progress.state)
+        response = await act(observation, progress.memory, arguments)
         after = environment.step(progress.state, response.action)
         live = ~(progress.done | progress.truncated)
         counted = progress.steps + live
@@ -115,5 +120,6 @@ async def advance(
             limit=progress.limit,
             done=done,
             truncated=progress.truncated | (live & ~done & (counted >= progress.limit)),
+            seen=None if progress.seen is None else see(progress.seen, observation, live),
         )
     return progress
