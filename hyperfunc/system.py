@@ -35,6 +35,7 @@ from hyperfunc.program import Program, supervise
 from hyperfunc.registry import Registry
 from hyperfunc.scheduling.dry_run import forecast
 from hyperfunc.scheduling.forecast import Forecast
+from hyperfunc.scheduling.schedule import Schedule
 from hyperfunc.selection import as_examples
 from hyperfunc.sensitivity import Ablation, Sensitivity, ablate_component, measure_sensitivity
 from hyperfunc.settings import Settings, resolve_settings
@@ -249,6 +250,7 @@ class HyperSystem:
         resume: bool = False,
         journal: Journal | str | Path | None = None,
         checkpoint_every: int = 1,
+        schedule: Schedule | None = None,
         budget: Budget | None = None,
     ) -> OptimizeResult:
         """Improve the trainable parameters; the best θ on ``val_data`` (else ``train_data``) becomes the current one.
@@ -269,6 +271,7 @@ class HyperSystem:
             resume: take the named run up where it was last kept, in the same bits; begin it if it is not there.
             journal: a journal or its path (default: ``.hyperfunc/journal.db``).
             checkpoint_every: generations between two records of the whole state.
+            schedule: what of the scheduling learns from the run (racing, …); by default nothing.
             budget: ceilings; when one is reached the run ends with its best θ and ``finish_reason="budget:…"``.
 
         Raises:
@@ -292,6 +295,7 @@ class HyperSystem:
             journal=journal,
             checkpoint_every=checkpoint_every,
             budget=budget,
+            schedule=schedule or Schedule(),
         )
         return await optimize_system(self, train_data, metric_fn, val_data, arguments, feedback_fn)
 

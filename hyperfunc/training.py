@@ -26,6 +26,7 @@ from hyperfunc.parameters.theta import Theta, ThetaValue
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.program import Program
 from hyperfunc.registry import Registry
+from hyperfunc.scheduling.schedule import Schedule
 from hyperfunc.scope import current_scope, enter_scope
 from hyperfunc.selection import as_examples, candidate_blocks, parameter_group, select_entries
 from hyperfunc.settings import Settings, resolve_settings
@@ -82,6 +83,7 @@ class OptimizeArguments:
     journal: Journal | str | Path | None = None
     checkpoint_every: int = 1
     budget: Budget | None = None
+    schedule: Schedule = Schedule()
 
     @property
     def is_durable(self) -> bool:
@@ -98,6 +100,7 @@ class OptimizeArguments:
             callbacks=self.callbacks,
             run=self.run or "run",
             checkpoint_every=self.checkpoint_every,
+            schedule=self.schedule,
         )
 
 
@@ -287,6 +290,7 @@ def _identity(
         "validate_every": options.validate_every,
         "patience": options.patience,
         "target": options.target,
+        "schedule": repr(options.schedule),
         "parameters": list(group.names),
         "other_parameters": system.theta.select(frozen).content_hash,
         "optimizer": fingerprint_program(_without_steps(optimizer)).hash,

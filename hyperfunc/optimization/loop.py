@@ -62,7 +62,9 @@ async def optimize_tensors(
         EvaluationError: no examples, a broken metric, or every run of the first generation raised.
     """
     ledger = current_scope().ledger or UsageLedger()
-    evaluation = MemberEvaluation(runner, metric, train, validation, minibatch=options.minibatch, seed=options.seed)
+    evaluation = MemberEvaluation(
+        runner, metric, train, validation, minibatch=options.minibatch, schedule=options.schedule, seed=options.seed
+    )
     search = TensorSearch(strategy, group, evaluation, RunProgress(runner.program.theta), seed=options.seed)
     loop = _Loop(search, options, durable, ledger)
     store = current_scope().store if durable is None else durable.journal.call_store(durable.handle)

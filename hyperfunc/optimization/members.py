@@ -6,19 +6,24 @@ Knows how to run a population and how outputs are scored; nothing of how the nex
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.base import Strategy
 from hyperfunc.fitness import Fitness, MemberFitness, Metric
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
+from hyperfunc.population.factored_members import gather_members
 from hyperfunc.population.members import DenseMembers, MemberBlock
 from hyperfunc.population.noise import generator_for
+from hyperfunc.scheduling.racing import Race, Racing
+from hyperfunc.scheduling.schedule import Schedule
 from hyperfunc.scope import current_scope
 from hyperfunc.usage import Usage
 
@@ -42,7 +47,8 @@ class MemberEvaluation:
         train: what generations are evaluated on.
         selection: what a θ is adopted by; ``None`` takes ``train``.
         minibatch: examples per generation; ``None`` takes all.
-        seed: of the minibatches.
+        schedule: when members stop before all of a generation's examples are run.
+        seed: of the minibatches and of races.
 
     Raises:
         EvaluationError: no examples, or a metric that is none.
@@ -56,12 +62,14 @@ class MemberEvaluation:
         selection: Sequence[Example] | None = None,
         *,
         minibatch: int | None = None,
+        schedule: Schedule = Schedule(),
         seed: int = 0,
     ) -> None:
         self.runner = runner
         self._metric = metric
         self._train = train
         self._minibatch = minibatch
+        self._racing = schedule.racing
         self._seed = seed
         self._everything = self._prepare(train)
         self._selection = self._everything if selection is None else self._prepare(selection)
@@ -71,20 +79,69 @@ class MemberEvaluation:
 
         Raises:
             BudgetExceededError: they do not all fit into the budget; nothing was run.
+            ConfigurationError: members are to be raced, but the metric does not score each example.
         """
-        fitness, batch = self._examples_of(index)
-        evaluations = strategy.population_size * len(batch.inputs)
-        _pay_for(evaluations)
-        parts = await self.runner.run(
-            lambda block: strategy.ask(state, block), strategy.blocks(), batch, fitness.reduce
-        )
+        size = strategy.population_size
+        # How to run is proven by whole blocks on whole examples, so the generation that proves it is no race.
+        if self._racing is not None and self.runner.execution:
+            return await self._raced(self._racing, strategy, state, index)
+        fitness, batch = self._prepared(self._positions_of(index))
+        with _paying(size * len(batch.inputs)) as ledger:
+            ledger.evaluations = size * len(batch.inputs)
+            everybody = torch.ones(size, dtype=torch.bool)
+            whole = await self._run(strategy, state, everybody, fitness, batch)
+        return GenerationFitness(whole, ledger.evaluations)
+
+    async def _raced(self, racing: Racing, strategy: Strategy[Any], state: Any, index: int) -> GenerationFitness:
+        """A generation run in rungs, from which decided members drop out."""
+        positions = self._positions_of(index)
+        if len(positions) == len(self._train):  # not shuffled yet, and the first rung may not always be the same
+            generator = generator_for(self._seed, "rungs", index)
+            positions = torch.randperm(len(positions), generator=generator).tolist()
+        weights = torch.tensor([float(getattr(self._train[p], "weight", 1.0)) for p in positions], dtype=torch.float64)
+        race = Race(racing, weights, strategy.population_size, strategy.twins(), lottery=(self._seed, index))
+        errors: dict[int, Exception] = {}
+        with _paying(strategy.population_size * len(positions)) as ledger:
+            for part in racing.parts(len(positions)):
+                running = race.running
+                if not bool(running.any()):
+                    break
+                fitness, batch = self._prepare([self._train[p] for p in positions[part.start : part.stop]])
+                ledger.evaluations += int(running.sum()) * len(part)
+                scored = await self._run(strategy, state, running, fitness, batch)
+                if scored.scores is None:
+                    raise ConfigurationError(
+                        "racing compares members example by example: expected a scorer, got a metric of whole lists; "
+                        "make it a scorer (an object with .score(output, expected)), or race no members"
+                    )
+                errors |= scored.errors
+                race.record(scored.scores[running])
+        return GenerationFitness(MemberFitness(race.fitness(), errors, race.scores), ledger.evaluations)
+
+    async def _run(
+        self, strategy: Strategy[Any], state: Any, running: Tensor, fitness: Fitness, batch: ExampleBatch
+    ) -> MemberFitness:
+        """Fitness of the members that are ``running`` (``[P]`` bool), NaN for the others."""
+        chosen = {block: running[strategy.members_of(block)].nonzero().squeeze(1) for block in strategy.blocks()}
+        blocks = [block for block, members in chosen.items() if len(members)]
+
+        def ask(block: int) -> MemberBlock:
+            members = strategy.ask(state, block)
+            return members if len(chosen[block]) == strategy.size_of(block) else gather_members(members, chosen[block])
+
+        parts = await self.runner.run(ask, blocks, batch, fitness.reduce)
         whole = MemberFitness(torch.full((strategy.population_size,), math.nan, dtype=torch.float64))
-        for block, part in zip(strategy.blocks(), parts, strict=True):
+        for block, part in zip(blocks, parts, strict=True):
             scored = await fitness.finish(part)
-            members = strategy.members_of(block)
+            members = chosen[block] + strategy.members_of(block).start
             whole.values[members] = scored.values
-            whole.errors.update({members.start + member: error for member, error in scored.errors.items()})
-        return GenerationFitness(whole, evaluations)
+            whole.errors.update({int(members[row]): error for row, error in scored.errors.items()})
+            if scored.scores is not None:
+                if whole.scores is None:
+                    shape = (strategy.population_size, len(batch.inputs))
+                    whole.scores = torch.full(shape, math.nan, dtype=torch.float64)
+                whole.scores[members] = scored.scores.to(torch.float64)
+        return whole
 
     async def single(self, tensors: Mapping[str, Tensor]) -> GenerationFitness:
         """Fitness on the selection data of the program's θ with ``tensors`` in place; a population of one."""
@@ -96,19 +153,40 @@ class MemberEvaluation:
     def _prepare(self, examples: Sequence[Example]) -> tuple[Fitness, ExampleBatch]:
         return Fitness(self._metric, examples), ExampleBatch([e.inputs for e in examples])
 
-    def _examples_of(self, index: int) -> tuple[Fitness, ExampleBatch]:
+    def _prepared(self, positions: list[int]) -> tuple[Fitness, ExampleBatch]:
+        everything = len(positions) == len(self._train)
+        return self._everything if everything else self._prepare([self._train[p] for p in positions])
+
+    def _positions_of(self, index: int) -> list[int]:
         """This generation's examples: all, or a minibatch of an epoch's shuffle; the same for every member."""
         size, count = self._minibatch, len(self._train)
         if size is None or size >= count:
-            return self._everything
+            return list(range(count))
         per_epoch = count // size
         epoch, position = divmod(index, per_epoch)
-        order = torch.randperm(count, generator=generator_for(self._seed, "minibatch", epoch)).tolist()
-        return self._prepare([self._train[i] for i in order[position * size : (position + 1) * size]])
+        order: list[int] = torch.randperm(count, generator=generator_for(self._seed, "minibatch", epoch)).tolist()
+        return order[position * size : (position + 1) * size]
 
 
-def _pay_for(evaluations: int) -> None:
+@dataclass
+class _Ledger:
+    """Runs that were begun."""
+
+    evaluations: int = 0
+
+
+@contextmanager
+def _paying(most: int) -> Iterator[_Ledger]:
+    """Reserve ``most`` runs, and settle what the ledger says in the end.
+
+    Raises:
+        BudgetExceededError: they do not fit into the budget.
+    """
     budget = current_scope().budget
-    if budget is not None:
-        runs = Usage(evaluations=evaluations)
-        budget.reserve(runs).settle(runs)
+    reservation = None if budget is None else budget.reserve(Usage(evaluations=most))
+    ledger = _Ledger()
+    try:
+        yield ledger
+    finally:
+        if reservation is not None:
+            reservation.settle(Usage(evaluations=ledger.evaluations))

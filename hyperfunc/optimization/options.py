@@ -12,6 +12,7 @@ from hyperfunc.errors import ConfigurationError
 from hyperfunc.evolution.base import Strategy
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.history import Generation
+from hyperfunc.scheduling.schedule import Schedule
 
 __all__ = ["Callback", "GenerationView", "LoopOptions", "TensorOptimizer"]
 
@@ -53,6 +54,7 @@ class LoopOptions:
         callbacks: called after every generation.
         run: the run's name, for events and the journal.
         checkpoint_every: generations between two records of the whole state, where a journal is kept.
+        schedule: which parts of the scheduling learn from the run.
     """
 
     minibatch: int | None = None
@@ -63,6 +65,7 @@ class LoopOptions:
     callbacks: Sequence[Callback] = ()
     run: str = "run"
     checkpoint_every: int = 1
+    schedule: Schedule = Schedule()
 
     def __post_init__(self) -> None:
         for name in ("minibatch", "validate_every", "patience", "checkpoint_every"):

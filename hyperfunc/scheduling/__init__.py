@@ -1,7 +1,9 @@
-"""Where a run's effort goes: what it will cost."""
+"""Where a run's effort goes: what it will cost, and what of its scheduling learns from it."""
 
 from __future__ import annotations
 
 from hyperfunc.scheduling.forecast import Forecast
+from hyperfunc.scheduling.racing import Racing
+from hyperfunc.scheduling.schedule import Schedule
 
-__all__ = ["Forecast"]
+__all__ = ["Forecast", "Racing", "Schedule"]

@@ -1,0 +1,20 @@
+"""What of a run's scheduling learns from the run. Knows only the settings; each part says how it works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hyperfunc.scheduling.racing import Racing
+
+__all__ = ["Schedule"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Which parts of the scheduler are on; all are off unless named here.
+
+    Args:
+        racing: members whose place is decided stop before all of a generation's examples are run.
+    """
+
+    racing: Racing | None = None
