@@ -53,10 +53,10 @@ async def digits(seed: int, steps: int, **arguments: Any) -> Outcome:
 def compare_on_digits(variants: Mapping[str, Mapping[str, Any]], seeds: int, steps: int) -> dict[str, list[Outcome]]:
     """A table of the variants, each beside the first one by seed."""
     print(
-        f"\ndigits demo, {steps} generations of 256 members, {seeds} seeds; fitness: mean log-probability, selection data"
+        f"\ndigits demo, {steps} generations of 256 members, {seeds} seeds; fitness: mean log-probability where selected"
     )
     print(
-        f"{'':34}{'evaluations':>12}{'saved':>7}{'seconds':>9}{'fitness':>9}{'difference ± s.e.':>20}{'test accuracy':>15}"
+        f"{'':34}{'evaluations':>12}{'saved':>7}{'seconds':>9}{'fitness':>9}{'difference ± s.e.':>20}{'accuracy':>10}"
     )
     found: dict[str, list[Outcome]] = {}
     for name, arguments in variants.items():
@@ -68,7 +68,7 @@ def compare_on_digits(variants: Mapping[str, Mapping[str, Any]], seeds: int, ste
         print(
             f"{name:34}{mean(r.evaluations for r in runs):12,.0f}{saved:7.0%}{mean(r.seconds for r in runs):9.1f}"
             f"{mean(r.fitness for r in runs):9.4f}{mean(differences):+12.4f} ± {error:.4f}"
-            f"{mean(r.accuracy for r in runs):15.1%}",
+            f"{mean(r.accuracy for r in runs):10.1%}",
             flush=True,
         )
     return found

@@ -35,7 +35,7 @@ from hyperfunc.program import Program, supervise
 from hyperfunc.registry import Registry
 from hyperfunc.scheduling.dry_run import forecast
 from hyperfunc.scheduling.forecast import Forecast
-from hyperfunc.scheduling.schedule import Schedule
+from hyperfunc.scheduling.schedule import PLAIN_SCHEDULE, Schedule
 from hyperfunc.selection import as_examples
 from hyperfunc.sensitivity import Ablation, Sensitivity, ablate_component, measure_sensitivity
 from hyperfunc.settings import Settings, resolve_settings
@@ -250,7 +250,7 @@ class HyperSystem:
         resume: bool = False,
         journal: Journal | str | Path | None = None,
         checkpoint_every: int = 1,
-        schedule: Schedule | None = None,
+        schedule: Schedule = PLAIN_SCHEDULE,
         budget: Budget | None = None,
     ) -> OptimizeResult:
         """Improve the trainable parameters; the best θ on ``val_data`` (else ``train_data``) becomes the current one.
@@ -295,7 +295,7 @@ class HyperSystem:
             journal=journal,
             checkpoint_every=checkpoint_every,
             budget=budget,
-            schedule=schedule or Schedule(),
+            schedule=schedule,
         )
         return await optimize_system(self, train_data, metric_fn, val_data, arguments, feedback_fn)
 

@@ -26,7 +26,7 @@ from hyperfunc.parameters.theta import Theta, ThetaValue
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.program import Program
 from hyperfunc.registry import Registry
-from hyperfunc.scheduling.schedule import Schedule
+from hyperfunc.scheduling.schedule import PLAIN_SCHEDULE, Schedule
 from hyperfunc.scope import current_scope, enter_scope
 from hyperfunc.selection import as_examples, candidate_blocks, parameter_group, select_entries
 from hyperfunc.settings import Settings, resolve_settings
@@ -83,7 +83,7 @@ class OptimizeArguments:
     journal: Journal | str | Path | None = None
     checkpoint_every: int = 1
     budget: Budget | None = None
-    schedule: Schedule = Schedule()
+    schedule: Schedule = PLAIN_SCHEDULE
 
     @property
     def is_durable(self) -> bool:

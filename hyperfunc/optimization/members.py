@@ -23,7 +23,7 @@ from hyperfunc.population.factored_members import gather_members
 from hyperfunc.population.members import DenseMembers, MemberBlock
 from hyperfunc.population.noise import generator_for
 from hyperfunc.scheduling.racing import Race, Racing
-from hyperfunc.scheduling.schedule import Schedule
+from hyperfunc.scheduling.schedule import PLAIN_SCHEDULE, Schedule
 from hyperfunc.scope import current_scope
 from hyperfunc.usage import Usage
 
@@ -62,7 +62,7 @@ class MemberEvaluation:
         selection: Sequence[Example] | None = None,
         *,
         minibatch: int | None = None,
-        schedule: Schedule = Schedule(),
+        schedule: Schedule = PLAIN_SCHEDULE,
         seed: int = 0,
     ) -> None:
         self.runner = runner

@@ -12,7 +12,7 @@ from hyperfunc.errors import ConfigurationError
 from hyperfunc.evolution.base import Strategy
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.history import Generation
-from hyperfunc.scheduling.schedule import Schedule
+from hyperfunc.scheduling.schedule import PLAIN_SCHEDULE, Schedule
 
 __all__ = ["Callback", "GenerationView", "LoopOptions", "TensorOptimizer"]
 
@@ -65,7 +65,7 @@ class LoopOptions:
     callbacks: Sequence[Callback] = ()
     run: str = "run"
     checkpoint_every: int = 1
-    schedule: Schedule = Schedule()
+    schedule: Schedule = PLAIN_SCHEDULE
 
     def __post_init__(self) -> None:
         for name in ("minibatch", "validate_every", "patience", "checkpoint_every"):

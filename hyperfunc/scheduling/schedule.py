@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hyperfunc.scheduling.racing import Racing
 
-__all__ = ["Schedule"]
+__all__ = ["PLAIN_SCHEDULE", "Schedule"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,3 +18,6 @@ class Schedule:
     """
 
     racing: Racing | None = None
+
+
+PLAIN_SCHEDULE = Schedule()
