@@ -53,7 +53,7 @@ async def digits(seed: int, steps: int, **arguments: Any) -> Outcome:
 def compare_on_digits(variants: Mapping[str, Mapping[str, Any]], seeds: int, steps: int) -> dict[str, list[Outcome]]:
     """A table of the variants, each beside the first one by seed."""
     print(
-        f"\ndigits demo, {steps} generations of 256 members, {seeds} seeds; fitness: mean log-probability where selected"
+        f"\ndigits demo, {steps} generations of 256 members, {seeds} seeds; fitness: selection log-probability"
     )
     print(
         f"{'':34}{'evaluations':>12}{'saved':>7}{'seconds':>9}{'fitness':>9}{'difference ± s.e.':>20}{'accuracy':>10}"
