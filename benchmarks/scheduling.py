@@ -22,7 +22,7 @@ import torch
 from demos.digits.__main__ import load_examples
 from demos.digits.pipeline import AnswerAccuracy, DigitPipeline, LogLikelihood
 from hyperfunc import ESHybridSystemOptimizer
-from hyperfunc.scheduling import Racing, Schedule
+from hyperfunc.scheduling import AdaptiveMinibatch, Racing, Schedule
 
 SEEDS = 5
 STEPS = 400
@@ -92,7 +92,21 @@ def racing(seeds: int, steps: int) -> None:
     )
 
 
-PARTS: dict[str, Callable[[int, int], None]] = {"racing": racing}
+def minibatch(seeds: int, steps: int) -> None:
+    """Examples per generation that follow the noise, beside fixed numbers of them."""
+    compare_on_digits(
+        {
+            "250 examples": {},
+            "adaptive, noise 2": {"minibatch": None, "schedule": Schedule(minibatch=AdaptiveMinibatch(noise=2.0))},
+            "adaptive, noise 3": {"minibatch": None, "schedule": Schedule(minibatch=AdaptiveMinibatch(noise=3.0))},
+            "adaptive, noise 4": {"minibatch": None, "schedule": Schedule(minibatch=AdaptiveMinibatch(noise=4.0))},
+        },
+        seeds,
+        steps,
+    )
+
+
+PARTS: dict[str, Callable[[int, int], None]] = {"racing": racing, "minibatch": minibatch}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

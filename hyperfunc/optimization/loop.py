@@ -181,8 +181,9 @@ class _Loop:
         """Record everything that the next generation depends on."""
         assert self.durable is not None
         tensors, state = self.search.dump()
-        runner = self.search.evaluation.runner
-        meta = {"state": state, "loop": self.progress.to_json(), "runner": runner.decision()}
+        evaluation = self.search.evaluation
+        meta = {"state": state, "loop": self.progress.to_json(), "runner": evaluation.runner.decision()}
+        meta["minibatches"] = evaluation.minibatches.to_json()
         latest = self.progress.history[-1].to_dict() if len(self.progress.history) else {}
         theta = self.progress.best_theta
         await self.durable.keep(self.search.completed, theta, tensors, meta, latest, self.ledger)
@@ -196,6 +197,7 @@ class _Loop:
         self.search.load(point.strategy_tensors, meta["state"], point.generation)
         self.progress = self.search.progress = RunProgress.from_json(meta["loop"], point.theta)
         self.search.evaluation.runner.restore_decision(meta["runner"])
+        self.search.evaluation.minibatches.restore(meta["minibatches"])
         # Earlier generations took their time too.
         self.started -= self.progress.history[-1].seconds if len(self.progress.history) else 0.0
 

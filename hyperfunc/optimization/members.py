@@ -18,6 +18,7 @@ from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.base import Strategy
 from hyperfunc.fitness import Fitness, MemberFitness, Metric
+from hyperfunc.optimization.minibatches import Minibatches
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.population.factored_members import gather_members
 from hyperfunc.population.members import DenseMembers, MemberBlock
@@ -47,8 +48,11 @@ class MemberEvaluation:
         train: what generations are evaluated on.
         selection: what a θ is adopted by; ``None`` takes ``train``.
         minibatch: examples per generation; ``None`` takes all.
-        schedule: when members stop before all of a generation's examples are run.
+        schedule: when members stop before all of a generation's examples are run, and how many examples it takes.
         seed: of the minibatches and of races.
+
+    Attributes:
+        minibatches: which examples come next.
 
     Raises:
         EvaluationError: no examples, or a metric that is none.
@@ -68,7 +72,7 @@ class MemberEvaluation:
         self.runner = runner
         self._metric = metric
         self._train = train
-        self._minibatch = minibatch
+        self.minibatches = Minibatches(len(train), minibatch, schedule.minibatch, seed=seed)
         self._racing = schedule.racing
         self._seed = seed
         self._everything = self._prepare(train)
@@ -79,25 +83,36 @@ class MemberEvaluation:
 
         Raises:
             BudgetExceededError: they do not all fit into the budget; nothing was run.
-            ConfigurationError: members are to be raced, but the metric does not score each example.
+            ConfigurationError: the schedule needs a score for each example, and the metric gives none.
         """
-        size = strategy.population_size
+        positions = self.minibatches.positions(index)
         # How to run is proven by whole blocks on whole examples, so the generation that proves it is no race.
         if self._racing is not None and self.runner.execution:
-            return await self._raced(self._racing, strategy, state, index)
-        fitness, batch = self._prepared(self._positions_of(index))
-        with _paying(size * len(batch.inputs)) as ledger:
-            ledger.evaluations = size * len(batch.inputs)
-            everybody = torch.ones(size, dtype=torch.bool)
-            whole = await self._run(strategy, state, everybody, fitness, batch)
-        return GenerationFitness(whole, ledger.evaluations)
+            found = await self._raced(self._racing, strategy, state, index, positions)
+        else:
+            found = await self._whole(strategy, state, positions)
+        if self.minibatches.learns:
+            self.minibatches.observe(_scores_of(found.members), strategy.twins())
+        return found
 
-    async def _raced(self, racing: Racing, strategy: Strategy[Any], state: Any, index: int) -> GenerationFitness:
+    async def _whole(self, strategy: Strategy[Any], state: Any, positions: Sequence[int]) -> GenerationFitness:
+        """Every member on every example."""
+        everything = len(positions) == len(self._train)
+        fitness, batch = self._everything if everything else self._prepare([self._train[p] for p in positions])
+        evaluations = strategy.population_size * len(batch.inputs)
+        with _paying(evaluations) as ledger:
+            ledger.evaluations = evaluations
+            everybody = torch.ones(strategy.population_size, dtype=torch.bool)
+            whole = await self._run(strategy, state, everybody, fitness, batch)
+        return GenerationFitness(whole, evaluations)
+
+    async def _raced(
+        self, racing: Racing, strategy: Strategy[Any], state: Any, index: int, positions: Sequence[int]
+    ) -> GenerationFitness:
         """A generation run in rungs, from which decided members drop out."""
-        positions = self._positions_of(index)
-        if len(positions) == len(self._train):  # not shuffled yet, and the first rung may not always be the same
-            generator = generator_for(self._seed, "rungs", index)
-            positions = torch.randperm(len(positions), generator=generator).tolist()
+        if len(positions) == len(self._train):  # in the same order each time, and the first rung may not be
+            order = torch.randperm(len(positions), generator=generator_for(self._seed, "rungs", index))
+            positions = [positions[i] for i in order.tolist()]
         weights = torch.tensor([float(getattr(self._train[p], "weight", 1.0)) for p in positions], dtype=torch.float64)
         race = Race(racing, weights, strategy.population_size, strategy.twins(), lottery=(self._seed, index))
         errors: dict[int, Exception] = {}
@@ -109,13 +124,8 @@ class MemberEvaluation:
                 fitness, batch = self._prepare([self._train[p] for p in positions[part.start : part.stop]])
                 ledger.evaluations += int(running.sum()) * len(part)
                 scored = await self._run(strategy, state, running, fitness, batch)
-                if scored.scores is None:
-                    raise ConfigurationError(
-                        "racing compares members example by example: expected a scorer, got a metric of whole lists; "
-                        "make it a scorer (an object with .score(output, expected)), or race no members"
-                    )
                 errors |= scored.errors
-                race.record(scored.scores[running])
+                race.record(_scores_of(scored)[running])
         return GenerationFitness(MemberFitness(race.fitness(), errors, race.scores), ledger.evaluations)
 
     async def _run(
@@ -153,19 +163,19 @@ class MemberEvaluation:
     def _prepare(self, examples: Sequence[Example]) -> tuple[Fitness, ExampleBatch]:
         return Fitness(self._metric, examples), ExampleBatch([e.inputs for e in examples])
 
-    def _prepared(self, positions: list[int]) -> tuple[Fitness, ExampleBatch]:
-        everything = len(positions) == len(self._train)
-        return self._everything if everything else self._prepare([self._train[p] for p in positions])
 
-    def _positions_of(self, index: int) -> list[int]:
-        """This generation's examples: all, or a minibatch of an epoch's shuffle; the same for every member."""
-        size, count = self._minibatch, len(self._train)
-        if size is None or size >= count:
-            return list(range(count))
-        per_epoch = count // size
-        epoch, position = divmod(index, per_epoch)
-        order: list[int] = torch.randperm(count, generator=generator_for(self._seed, "minibatch", epoch)).tolist()
-        return order[position * size : (position + 1) * size]
+def _scores_of(fitness: MemberFitness) -> Tensor:
+    """``[P, E]``: the score of each example.
+
+    Raises:
+        ConfigurationError: there are none.
+    """
+    if fitness.scores is None:
+        raise ConfigurationError(
+            "the schedule compares members example by example: expected a scorer, got a metric of whole lists; make it "
+            "a scorer (an object with .score(output, expected)), or leave racing= and minibatch= out of the schedule"
+        )
+    return fitness.scores
 
 
 @dataclass

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hyperfunc.scheduling.forecast import Forecast
+from hyperfunc.scheduling.minibatch_size import AdaptiveMinibatch
 from hyperfunc.scheduling.racing import Racing
 from hyperfunc.scheduling.schedule import Schedule
 
-__all__ = ["Forecast", "Racing", "Schedule"]
+__all__ = ["AdaptiveMinibatch", "Forecast", "Racing", "Schedule"]

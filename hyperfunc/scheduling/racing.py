@@ -73,8 +73,8 @@ class Racing:
                 raise ConfigurationError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
 
     def parts(self, examples: int) -> list[range]:
-        """The positions of a generation's ``examples`` that each rung adds; no rung ends below two examples."""
-        ends = sorted({n for n in (round(share * examples) for share in self.rungs) if 2 <= n < examples})
+        """The positions of a generation's ``examples`` that each rung adds; no rung ends below four examples."""
+        ends = sorted({n for n in (round(share * examples) for share in self.rungs) if 4 <= n < examples})
         return [range(start, end) for start, end in zip([0, *ends], [*ends, examples], strict=True)]
 
 

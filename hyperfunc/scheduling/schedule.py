@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hyperfunc.scheduling.minibatch_size import AdaptiveMinibatch
 from hyperfunc.scheduling.racing import Racing
 
 __all__ = ["PLAIN_SCHEDULE", "Schedule"]
@@ -15,9 +16,11 @@ class Schedule:
 
     Args:
         racing: members whose place is decided stop before all of a generation's examples are run.
+        minibatch: the number of examples per generation follows the noise.
     """
 
     racing: Racing | None = None
+    minibatch: AdaptiveMinibatch | None = None
 
 
 PLAIN_SCHEDULE = Schedule()

@@ -44,7 +44,7 @@ def run(race, scores, racing):
 
 @pytest.mark.parametrize(
     ("rungs", "examples", "sizes"),
-    [((0.25, 0.5), 100, [25, 25, 50]), ((0.1, 0.5), 4, [2, 2]), ((0.5,), 2, [2]), ((0.3, 0.301), 10, [3, 7])],
+    [((0.25, 0.5), 100, [25, 25, 50]), ((0.1, 0.5), 8, [4, 4]), ((0.5,), 2, [2]), ((0.3, 0.301), 10, [3, 7])],
 )
 def test_rungs_divide_the_examples(rungs, examples, sizes):
     parts = Racing(rungs=rungs).parts(examples)
