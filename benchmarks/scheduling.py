@@ -97,9 +97,9 @@ def minibatch(seeds: int, steps: int) -> None:
     compare_on_digits(
         {
             "250 examples": {},
-            "adaptive, noise 2": {"minibatch": None, "schedule": Schedule(minibatch=AdaptiveMinibatch(noise=2.0))},
-            "adaptive, noise 3": {"minibatch": None, "schedule": Schedule(minibatch=AdaptiveMinibatch(noise=3.0))},
-            "adaptive, noise 4": {"minibatch": None, "schedule": Schedule(minibatch=AdaptiveMinibatch(noise=4.0))},
+            "adaptive, noise 1": {"minibatch": None, "schedule": Schedule(minibatch=AdaptiveMinibatch(noise=1.0))},
+            "adaptive, noise 0.7": {"minibatch": None, "schedule": Schedule(minibatch=AdaptiveMinibatch(noise=0.7))},
+            "adaptive, noise 0.5": {"minibatch": None, "schedule": Schedule(minibatch=AdaptiveMinibatch(noise=0.5))},
         },
         seeds,
         steps,
