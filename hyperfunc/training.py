@@ -26,6 +26,7 @@ from hyperfunc.parameters.theta import Theta, ThetaValue
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.program import Program
 from hyperfunc.registry import Registry
+from hyperfunc.scheduling.focus import focused
 from hyperfunc.scheduling.schedule import PLAIN_SCHEDULE, Schedule
 from hyperfunc.scope import current_scope, enter_scope
 from hyperfunc.selection import as_examples, candidate_blocks, parameter_group, select_entries
@@ -229,9 +230,10 @@ async def optimize_system_tensors(
         settings = resolve_settings(arguments.settings, system.settings)
         known = set(system.registry.all_components())
         runner = stack.enter_context(PopulationRunner(system.program(None, arguments.settings), settings))
+        focus = options.schedule.focus
         result = await optimize_tensors(
             runner,
-            optimizer.build(group),
+            optimizer.build(group) if focus is None else focused(optimizer, group, focus),
             group,
             steps,
             train,

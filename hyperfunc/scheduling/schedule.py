@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hyperfunc.scheduling.focus import Focus
 from hyperfunc.scheduling.minibatch_size import AdaptiveMinibatch
 from hyperfunc.scheduling.racing import Racing
 
@@ -17,10 +18,12 @@ class Schedule:
     Args:
         racing: members whose place is decided stop before all of a generation's examples are run.
         minibatch: the number of examples per generation follows the noise.
+        focus: components whose perturbations explain nothing of the fitness pause.
     """
 
     racing: Racing | None = None
     minibatch: AdaptiveMinibatch | None = None
+    focus: Focus | None = None
 
 
 PLAIN_SCHEDULE = Schedule()
