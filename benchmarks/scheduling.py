@@ -22,7 +22,7 @@ import torch
 from demos.digits.__main__ import load_examples
 from demos.digits.pipeline import AnswerAccuracy, DigitPipeline, LogLikelihood
 from hyperfunc import ESHybridSystemOptimizer
-from hyperfunc.scheduling import AdaptiveMinibatch, Racing, Schedule
+from hyperfunc.scheduling import AdaptiveMinibatch, Economy, Racing
 
 SEEDS = 5
 STEPS = 400
@@ -52,9 +52,7 @@ async def digits(seed: int, steps: int, **arguments: Any) -> Outcome:
 
 def compare_on_digits(variants: Mapping[str, Mapping[str, Any]], seeds: int, steps: int) -> dict[str, list[Outcome]]:
     """A table of the variants, each beside the first one by seed."""
-    print(
-        f"\ndigits demo, {steps} generations of 256 members, {seeds} seeds; fitness: selection log-probability"
-    )
+    print(f"\ndigits demo, {steps} generations of 256 members, {seeds} seeds; fitness: selection log-probability")
     print(
         f"{'':34}{'evaluations':>12}{'saved':>7}{'seconds':>9}{'fitness':>9}{'difference ± s.e.':>20}{'accuracy':>10}"
     )
@@ -83,8 +81,8 @@ def racing(seeds: int, steps: int) -> None:
     compare_on_digits(
         {
             "all members on 250 examples": {},
-            "racing": {"schedule": Schedule(racing=Racing())},
-            "racing, survival=0.1": {"schedule": Schedule(racing=Racing(survival=0.1))},
+            "racing": {"economy": Economy(racing=Racing())},
+            "racing, survival=0.1": {"economy": Economy(racing=Racing(survival=0.1))},
             "control: 125 examples for all": {"minibatch": 125},
         },
         seeds,
@@ -97,9 +95,9 @@ def minibatch(seeds: int, steps: int) -> None:
     compare_on_digits(
         {
             "250 examples": {},
-            "adaptive, noise 1": {"minibatch": None, "schedule": Schedule(minibatch=AdaptiveMinibatch(noise=1.0))},
-            "adaptive, noise 0.7": {"minibatch": None, "schedule": Schedule(minibatch=AdaptiveMinibatch(noise=0.7))},
-            "adaptive, noise 0.5": {"minibatch": None, "schedule": Schedule(minibatch=AdaptiveMinibatch(noise=0.5))},
+            "adaptive, noise 1": {"minibatch": None, "economy": Economy(minibatch=AdaptiveMinibatch(noise=1.0))},
+            "adaptive, noise 0.7": {"minibatch": None, "economy": Economy(minibatch=AdaptiveMinibatch(noise=0.7))},
+            "adaptive, noise 0.5": {"minibatch": None, "economy": Economy(minibatch=AdaptiveMinibatch(noise=0.5))},
         },
         seeds,
         steps,

@@ -34,8 +34,8 @@ from hyperfunc.plugins import call_listener, current_plugins
 from hyperfunc.program import Program, supervise
 from hyperfunc.registry import Registry
 from hyperfunc.scheduling.dry_run import forecast
+from hyperfunc.scheduling.economy import NO_ECONOMY, Economy
 from hyperfunc.scheduling.forecast import Forecast
-from hyperfunc.scheduling.schedule import PLAIN_SCHEDULE, Schedule
 from hyperfunc.selection import as_examples
 from hyperfunc.sensitivity import Ablation, Sensitivity, ablate_component, measure_sensitivity
 from hyperfunc.settings import Settings, resolve_settings
@@ -250,13 +250,16 @@ class HyperSystem:
         resume: bool = False,
         journal: Journal | str | Path | None = None,
         checkpoint_every: int = 1,
-        schedule: Schedule = PLAIN_SCHEDULE,
         budget: Budget | None = None,
+        economy: Economy = NO_ECONOMY,
+        schedule: str = "joint",
+        pretest: bool = True,
     ) -> OptimizeResult:
         """Improve the trainable parameters; the best θ on ``val_data`` (else ``train_data``) becomes the current one.
 
-        Texts first, by ``prompt_optimizer`` where one is set and the system has texts; then tensors, by
-        ``system_optimizer`` (by default :class:`~hyperfunc.evolution.hybrid.ESHybridSystemOptimizer`).
+        Tensors by ``system_optimizer`` (by default :class:`~hyperfunc.evolution.hybrid.ESHybridSystemOptimizer`), and
+        texts by ``prompt_optimizer`` where one is set: in one run, against one metric, under one budget. With texts,
+        what is adopted is judged on ``val_data`` or on examples that the prompt optimizer holds out.
 
         Args:
             metric_fn: ``(predictions, expected) -> float``, a scorer, or a registered scorer's name; higher is better.
@@ -271,8 +274,13 @@ class HyperSystem:
             resume: take the named run up where it was last kept, in the same bits; begin it if it is not there.
             journal: a journal or its path (default: ``.hyperfunc/journal.db``).
             checkpoint_every: generations between two records of the whole state.
-            schedule: what of the scheduling learns from the run (racing, …); by default nothing.
             budget: ceilings; when one is reached the run ends with its best θ and ``finish_reason="budget:…"``.
+            economy: what the run learns about where its evaluations go (racing, …); by default nothing.
+            schedule: how steps are shared out where there are tensors and texts: ``"joint"`` (to what gains most per
+                cost of late), ``"alternate"`` (in turn, at equal cost), ``"tensors then texts"``, ``"texts then
+                tensors"`` (the first may use half of the budget).
+            pretest: with texts, first spend at most 5 % of the budget to see whether anything could be gained; if not,
+                the run ends with ``finish_reason="no headroom"`` and the reason.
 
         Raises:
             EvaluationError: no examples, or no run of the first generation succeeded.
@@ -296,6 +304,8 @@ class HyperSystem:
             checkpoint_every=checkpoint_every,
             budget=budget,
             schedule=schedule,
+            economy=economy,
+            pretest=pretest,
         )
         return await optimize_system(self, train_data, metric_fn, val_data, arguments, feedback_fn)
 
@@ -479,8 +489,8 @@ class HyperSystem:
         save_theta(self.theta, path)
 
     def load(self, path: str | Path) -> None:
-        """Load what :meth:`save` wrote; a part of θ is fine, unknown names are an error."""
-        self.set_theta(load_theta(path))
+        """Load what :meth:`save` or a result's ``export`` wrote; a part of θ is fine, unknown names are an error."""
+        self.set_theta(load_theta(Path(path) / "theta" if Path(path).is_dir() else path))
 
     def register_hyperfunction(
         self, hf: HyperFunction[..., Any], hp_init: Tensor | None = None, *, name: str | None = None

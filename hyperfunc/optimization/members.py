@@ -23,8 +23,8 @@ from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.population.factored_members import gather_members
 from hyperfunc.population.members import DenseMembers, MemberBlock
 from hyperfunc.population.noise import generator_for
+from hyperfunc.scheduling.economy import NO_ECONOMY, Economy
 from hyperfunc.scheduling.racing import Race, Racing
-from hyperfunc.scheduling.schedule import PLAIN_SCHEDULE, Schedule
 from hyperfunc.scope import current_scope
 from hyperfunc.usage import Usage
 
@@ -48,7 +48,7 @@ class MemberEvaluation:
         train: what generations are evaluated on.
         selection: what a θ is adopted by; ``None`` takes ``train``.
         minibatch: examples per generation; ``None`` takes all.
-        schedule: when members stop before all of a generation's examples are run, and how many examples it takes.
+        economy: when members stop before all of a generation's examples are run, and how many examples it takes.
         seed: of the minibatches and of races.
 
     Attributes:
@@ -66,14 +66,14 @@ class MemberEvaluation:
         selection: Sequence[Example] | None = None,
         *,
         minibatch: int | None = None,
-        schedule: Schedule = PLAIN_SCHEDULE,
+        economy: Economy = NO_ECONOMY,
         seed: int = 0,
     ) -> None:
         self.runner = runner
         self._metric = metric
         self._train = train
-        self.minibatches = Minibatches(len(train), minibatch, schedule.minibatch, seed=seed)
-        self._racing = schedule.racing
+        self.minibatches = Minibatches(len(train), minibatch, economy.minibatch, seed=seed)
+        self._racing = economy.racing
         self._seed = seed
         self._everything = self._prepare(train)
         self._selection = self._everything if selection is None else self._prepare(selection)
@@ -83,7 +83,7 @@ class MemberEvaluation:
 
         Raises:
             BudgetExceededError: they do not all fit into the budget; nothing was run.
-            ConfigurationError: the schedule needs a score for each example, and the metric gives none.
+            ConfigurationError: the economy needs a score for each example, and the metric gives none.
         """
         positions = self.minibatches.positions(index)
         # How to run is proven by whole blocks on whole examples, so the generation that proves it is no race.
@@ -157,7 +157,8 @@ class MemberEvaluation:
         """Fitness on the selection data of the program's θ with ``tensors`` in place; a population of one."""
         fitness, batch = self._selection
         block: MemberBlock = {name: DenseMembers(value.unsqueeze(0)) for name, value in tensors.items()}
-        part = (await self.runner.run(lambda _: block, [0], batch, fitness.reduce))[0]
+        run = self.runner.run if self.runner.execution else self.runner.run_on_loop  # a first population decides
+        part = (await run(lambda _: block, [0], batch, fitness.reduce))[0]
         return GenerationFitness(await fitness.finish(part), len(batch.inputs))
 
     def _prepare(self, examples: Sequence[Example]) -> tuple[Fitness, ExampleBatch]:
@@ -172,8 +173,8 @@ def _scores_of(fitness: MemberFitness) -> Tensor:
     """
     if fitness.scores is None:
         raise ConfigurationError(
-            "the schedule compares members example by example: expected a scorer, got a metric of whole lists; make it "
-            "a scorer (an object with .score(output, expected)), or leave racing= and minibatch= out of the schedule"
+            "the economy compares members example by example: expected a scorer, got a metric of whole lists; make it "
+            "a scorer (an object with .score(output, expected)), or leave racing= and minibatch= out of the economy"
         )
     return fitness.scores
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from hyperfunc.scheduling.economy import Economy
 from hyperfunc.scheduling.focus import Focus
 from hyperfunc.scheduling.forecast import Forecast
 from hyperfunc.scheduling.minibatch_size import AdaptiveMinibatch
 from hyperfunc.scheduling.racing import Racing
-from hyperfunc.scheduling.schedule import Schedule
 
-__all__ = ["AdaptiveMinibatch", "Focus", "Forecast", "Racing", "Schedule"]
+__all__ = ["AdaptiveMinibatch", "Economy", "Focus", "Forecast", "Racing"]

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -36,7 +36,7 @@ from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.population.members import DenseMembers, FactoredMembers, MemberBlock, MemberValues
 from hyperfunc.population.update import factored_gradient
 
-__all__ = ["Focus", "FocusState", "FocusedStrategy", "focused"]
+__all__ = ["Focus", "FocusState", "FocusedStrategy", "build_strategy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +75,15 @@ class BuildsStrategies(Protocol):
     def build(self, group: ParameterGroup) -> Strategy[Any]: ...
 
 
-def focused(optimizer: BuildsStrategies, group: ParameterGroup, focus: Focus) -> Strategy[Any]:
-    """The optimizer's strategy with a part for each component, or as it is where there is only one.
+def build_strategy(optimizer: BuildsStrategies, group: ParameterGroup, focus: Focus | None) -> Strategy[Any]:
+    """The optimizer's strategy; with a focus and several components, one for each of them, which may pause.
 
     A strategy that couples parameters (the CMA family) couples those of a component only, then.
     """
     components: dict[str, list[str]] = {}
     for name in group.names:
         components.setdefault(name.rpartition(".")[0], []).append(name)
-    if len(components) < 2:
+    if focus is None or len(components) < 2:
         return optimizer.build(group)
     parts = [Part(optimizer.build(group.select(names)), tuple(names)) for names in components.values()]
     return FocusedStrategy(parts=tuple(parts), focus=focus)
@@ -116,7 +116,7 @@ class FocusedStrategy(Strategy[FocusState]):
     name: ClassVar[str] = "focused"
 
     parts: tuple[Part, ...] = ()
-    focus: Focus = Focus()
+    focus: Focus = field(default_factory=Focus)
 
     def __post_init__(self) -> None:
         whole = CompositeStrategy(parts=self.parts)
@@ -159,13 +159,11 @@ class FocusedStrategy(Strategy[FocusState]):
         fitness = self.check_fitness(fitness)
         told = self.whole.tell(state.whole, fitness, groups=groups)
         weights = shape_fitness(fitness, "centered_ranks", twins=self.twins(), groups=groups).weights
-        if not bool(weights.any()):
-            measured = [None] * len(self.parts)
-        else:
-            measured = [
-                None if state.whole.generation < resumes else self._share(part, part_state, weights)
-                for part, part_state, resumes in zip(self.parts, state.whole.parts, state.resumes, strict=True)
-            ]
+        informative = bool(weights.any())
+        measured = [
+            self._share(part, part_state, weights) if informative and state.whole.generation >= resumes else None
+            for part, part_state, resumes in zip(self.parts, state.whole.parts, state.resumes, strict=True)
+        ]
         shares = tuple(
             past if share is None else (*past, share)[-self.focus.window :]
             for past, share in zip(state.shares, measured, strict=True)

@@ -10,7 +10,7 @@ import torch
 from hyperfunc import MSE, ESHybridSystemOptimizer, Example, HyperSystem, LoRAWeight, hyperfunction
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.optimization.minibatches import Minibatches
-from hyperfunc.scheduling import AdaptiveMinibatch, Racing, Schedule
+from hyperfunc.scheduling import AdaptiveMinibatch, Economy, Racing
 from hyperfunc.scheduling.minibatch_size import MinibatchSize
 
 
@@ -149,9 +149,9 @@ def optimizer(**options):
 
 
 async def test_early_generations_are_small_and_late_ones_large():
-    schedule = Schedule(minibatch=AdaptiveMinibatch(noise=0.5, smallest=8))
+    economy = Economy(minibatch=AdaptiveMinibatch(noise=0.5, smallest=8))
     result = await Linear(system_optimizer=optimizer()).optimize(
-        noisy_regression(), MSE(), schedule=schedule, validate_every=1000
+        noisy_regression(), MSE(), economy=economy, validate_every=1000
     )
     runs = [g.evaluations for g in result.history]
     sizes = [(b - a) / 16 for a, b in zip([0, *runs[:-2]], runs[:-1], strict=True)]
@@ -173,7 +173,7 @@ async def test_an_adaptive_run_is_resumed_in_the_same_bits(tmp_path, racing):
         return await Linear(system_optimizer=optimizer(steps=12)).optimize(
             noisy_regression(),
             MSE(),
-            schedule=Schedule(minibatch=AdaptiveMinibatch(smallest=8), racing=racing),
+            economy=Economy(minibatch=AdaptiveMinibatch(smallest=8), racing=racing),
             run="adaptive",
             resume=True,
             journal=path,
@@ -191,5 +191,5 @@ async def test_an_adaptive_run_is_resumed_in_the_same_bits(tmp_path, racing):
 async def test_a_metric_of_whole_lists_has_no_noise_to_follow():
     with pytest.raises(ConfigurationError, match="expected a scorer"):
         await Linear(system_optimizer=optimizer()).optimize(
-            noisy_regression(), lambda p, e: 1.0, schedule=Schedule(minibatch=AdaptiveMinibatch())
+            noisy_regression(), lambda p, e: 1.0, economy=Economy(minibatch=AdaptiveMinibatch())
         )

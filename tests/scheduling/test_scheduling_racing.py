@@ -15,7 +15,7 @@ from hyperfunc.errors import ConfigurationError, ShapeError
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.optimization.members import MemberEvaluation
 from hyperfunc.population.evaluate import PopulationRunner
-from hyperfunc.scheduling import Racing, Schedule
+from hyperfunc.scheduling import Economy, Racing
 from hyperfunc.scheduling.racing import Race
 from hyperfunc.settings import resolve_settings
 
@@ -44,7 +44,7 @@ def run(race, scores, racing):
 
 @pytest.mark.parametrize(
     ("rungs", "examples", "sizes"),
-    [((0.25, 0.5), 100, [25, 25, 50]), ((0.1, 0.5), 8, [4, 4]), ((0.5,), 2, [2]), ((0.3, 0.301), 10, [3, 7])],
+    [((0.25, 0.5), 100, [25, 25, 50]), ((0.1, 0.5), 8, [4, 4]), ((0.5,), 2, [2]), ((0.3, 0.301), 20, [6, 14])],
 )
 def test_rungs_divide_the_examples(rungs, examples, sizes):
     parts = Racing(rungs=rungs).parts(examples)
@@ -224,7 +224,7 @@ async def test_a_raced_run_learns_with_fewer_runs_and_counts_them(system_class, 
     full = await system_class(system_optimizer=optimizer()).optimize(data, MSE(), **given)
     budget = Budget(evaluations=10**6)
     system = system_class(system_optimizer=optimizer())
-    raced = await system.optimize(data, MSE(), schedule=Schedule(racing=Racing()), budget=budget, **given)
+    raced = await system.optimize(data, MSE(), economy=Economy(racing=Racing()), budget=budget, **given)
     assert raced.execution == full.execution == ("lifted" if system_class is Lifted else "gathered")
     assert raced.evaluations < 0.8 * full.evaluations
     assert raced.best_fitness > 0.5 * raced.initial_fitness  # errors are negative: at least halved
@@ -236,9 +236,9 @@ async def test_a_raced_run_learns_with_fewer_runs_and_counts_them(system_class, 
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_a_raced_run_has_the_same_bits_for_any_number_of_workers(workers):
     system = Lifted(system_optimizer=optimizer(), settings=Settings(workers=workers))
-    result = await system.optimize(regression(), MSE(), schedule=Schedule(racing=Racing(survival=0.2)))
+    result = await system.optimize(regression(), MSE(), economy=Economy(racing=Racing(survival=0.2)))
     again = Lifted(system_optimizer=optimizer(), settings=Settings(workers=2))
-    assert (await again.optimize(regression(), MSE(), schedule=Schedule(racing=Racing(survival=0.2)))).theta == (
+    assert (await again.optimize(regression(), MSE(), economy=Economy(racing=Racing(survival=0.2)))).theta == (
         result.theta
     )
 
@@ -251,8 +251,8 @@ async def test_every_execution_races_alike():
     found = []
     for execution in ("lifted", "gathered", "sequential"):
         with PopulationRunner(system.program(), resolve_settings(Settings(execution=execution))) as runner:
-            schedule = Schedule(racing=Racing(tolerance=0.2))
-            evaluation = MemberEvaluation(runner, MSE(), regression(32), schedule=schedule)
+            economy = Economy(racing=Racing(tolerance=0.2))
+            evaluation = MemberEvaluation(runner, MSE(), regression(32), economy=economy)
             await evaluation.generation(strategy, state, 0)  # lifted execution proves itself first
             found.append(await evaluation.generation(strategy, state, 1))
     first = found[0]
@@ -266,7 +266,7 @@ async def test_a_race_that_does_not_fit_the_worst_case_is_not_begun():
     budget = Budget(evaluations=16 * 32 * 2 - 1)
     system = Lifted(system_optimizer=optimizer())
     result = await system.optimize(
-        regression(), MSE(), schedule=Schedule(racing=Racing()), budget=budget, validate_every=50
+        regression(), MSE(), economy=Economy(racing=Racing()), budget=budget, validate_every=50
     )
     assert result.finish_reason == "budget:evaluations"
     assert len(result.history) == 1
@@ -278,7 +278,7 @@ async def test_a_metric_of_whole_lists_cannot_be_raced():
 
     system = Lifted(system_optimizer=optimizer())
     with pytest.raises(ConfigurationError, match="expected a scorer"):
-        await system.optimize(regression(), metric, schedule=Schedule(racing=Racing()))
+        await system.optimize(regression(), metric, economy=Economy(racing=Racing()))
 
 
 async def test_members_that_raise_drop_out_of_the_race():
@@ -297,7 +297,7 @@ async def test_members_that_raise_drop_out_of_the_race():
     system.register_hyperfunction(sometimes)
     start = float(system.theta["sometimes.hp"])
     data = [Example({"x": torch.tensor(i / 20)}, 5.0) for i in range(20)]
-    result = await system.optimize(data, MSE(), schedule=Schedule(racing=Racing()), steps=2)
+    result = await system.optimize(data, MSE(), economy=Economy(racing=Racing()), steps=2)
     assert 0 < result.dropped < 32
     assert all("too large" in str(error) for error in result.errors)
     assert result.evaluations < 2 * 16 * 20
@@ -315,7 +315,7 @@ async def test_a_raced_run_is_resumed_in_the_same_bits(tmp_path):
         return await Lifted(system_optimizer=optimizer()).optimize(
             regression(24),
             MSE(),
-            schedule=Schedule(racing=Racing(survival=0.2)),
+            economy=Economy(racing=Racing(survival=0.2)),
             steps=4,
             minibatch=16,
             run="raced",
@@ -350,7 +350,7 @@ async def test_cancelling_a_race_settles_its_reservation():
     system.register_hyperfunction(layer)
     running = asyncio.ensure_future(
         system.optimize(
-            regression(), MSE(), schedule=Schedule(racing=Racing()), budget=budget, settings=Settings(timeout_s=None)
+            regression(), MSE(), economy=Economy(racing=Racing()), budget=budget, settings=Settings(timeout_s=None)
         )
     )
     await asyncio.wait_for(started.wait(), 10)

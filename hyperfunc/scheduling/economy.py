@@ -1,4 +1,4 @@
-"""What of a run's scheduling learns from the run. Knows only the settings; each part says how it works."""
+"""What a run learns about where its evaluations go. Knows only the settings; each part says how it works."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hyperfunc.scheduling.focus import Focus
 from hyperfunc.scheduling.minibatch_size import AdaptiveMinibatch
 from hyperfunc.scheduling.racing import Racing
 
-__all__ = ["PLAIN_SCHEDULE", "Schedule"]
+__all__ = ["NO_ECONOMY", "Economy"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Which parts of the scheduler are on; all are off unless named here.
+class Economy:
+    """Which savings are on; those that are not named are off.
 
     Args:
         racing: members whose place is decided stop before all of a generation's examples are run.
@@ -26,4 +26,4 @@ class Schedule:
     focus: Focus | None = None
 
 
-PLAIN_SCHEDULE = Schedule()
+NO_ECONOMY = Economy()
