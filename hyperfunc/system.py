@@ -34,6 +34,7 @@ from hyperfunc.plugins import call_listener, current_plugins
 from hyperfunc.program import Program, supervise
 from hyperfunc.registry import Registry
 from hyperfunc.scheduling.dry_run import forecast
+from hyperfunc.scheduling.economy import NO_ECONOMY, Economy
 from hyperfunc.scheduling.forecast import Forecast
 from hyperfunc.selection import as_examples
 from hyperfunc.sensitivity import Ablation, Sensitivity, ablate_component, measure_sensitivity
@@ -250,6 +251,7 @@ class HyperSystem:
         journal: Journal | str | Path | None = None,
         checkpoint_every: int = 1,
         budget: Budget | None = None,
+        economy: Economy = NO_ECONOMY,
         schedule: str = "joint",
         pretest: bool = True,
     ) -> OptimizeResult:
@@ -273,6 +275,7 @@ class HyperSystem:
             journal: a journal or its path (default: ``.hyperfunc/journal.db``).
             checkpoint_every: generations between two records of the whole state.
             budget: ceilings; when one is reached the run ends with its best θ and ``finish_reason="budget:…"``.
+            economy: what the run learns about where its evaluations go (racing, …); by default nothing.
             schedule: how steps are shared out where there are tensors and texts: ``"joint"`` (to what gains most per
                 cost of late), ``"alternate"`` (in turn, at equal cost), ``"tensors then texts"``, ``"texts then
                 tensors"`` (the first may use half of the budget).
@@ -301,6 +304,7 @@ class HyperSystem:
             checkpoint_every=checkpoint_every,
             budget=budget,
             schedule=schedule,
+            economy=economy,
             pretest=pretest,
         )
         return await optimize_system(self, train_data, metric_fn, val_data, arguments, feedback_fn)

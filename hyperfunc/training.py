@@ -31,6 +31,8 @@ from hyperfunc.parameters.theta import Theta, ThetaValue
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.program import Program
 from hyperfunc.registry import Registry
+from hyperfunc.scheduling.economy import NO_ECONOMY, Economy
+from hyperfunc.scheduling.focus import build_strategy
 from hyperfunc.scope import current_scope, enter_scope
 from hyperfunc.selection import as_examples, candidate_blocks, parameter_group, select_entries
 from hyperfunc.settings import Settings, resolve_settings
@@ -87,6 +89,7 @@ class OptimizeArguments:
     journal: Journal | str | Path | None = None
     checkpoint_every: int = 1
     budget: Budget | None = None
+    economy: Economy = NO_ECONOMY
     schedule: str = "joint"
     pretest: bool = True
 
@@ -106,6 +109,7 @@ class OptimizeArguments:
             run=self.run or "run",
             checkpoint_every=self.checkpoint_every,
             schedule=self.schedule,
+            economy=self.economy,
             pretest=self.pretest,
         )
 
@@ -273,9 +277,16 @@ async def _optimize(
         if entries:
             runner = stack.enter_context(PopulationRunner(system.program(None, arguments.settings), settings))
             evaluation = MemberEvaluation(
-                runner, metric, train, validation, minibatch=options.minibatch, seed=options.seed
+                runner,
+                metric,
+                train,
+                validation,
+                minibatch=options.minibatch,
+                economy=options.economy,
+                seed=options.seed,
             )
-            tensors = TensorSearch(optimizer.build(group), group, evaluation, progress, seed=options.seed)
+            strategy = build_strategy(optimizer, group, options.economy.focus)
+            tensors = TensorSearch(strategy, group, evaluation, progress, seed=options.seed)
         run = OptimizationRun(
             progress,
             evaluation,
@@ -340,6 +351,7 @@ def _identity(
         "steps": steps,
         "seed": options.seed,
         "minibatch": options.minibatch,
+        "economy": repr(options.economy),
         "validate_every": options.validate_every,
         "patience": options.patience,
         "target": options.target,

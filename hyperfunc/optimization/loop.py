@@ -379,6 +379,7 @@ class OptimizationRun:
         meta: dict[str, Any] = {"loop": progress.to_json(), "state": state}
         if self.evaluation is not None:
             meta["runner"] = self.evaluation.runner.decision()
+            meta["minibatches"] = self.evaluation.minibatches.to_json()
         latest = progress.history[-1].numbers() if completed else {}
         if self.texts is not None:
             search = self.texts.search
@@ -395,6 +396,7 @@ class OptimizationRun:
         self.progress = RunProgress.from_json(meta["loop"], point.theta)
         if self.evaluation is not None:
             self.evaluation.runner.restore_decision(meta["runner"])
+            self.evaluation.minibatches.restore(meta["minibatches"])
             self._set_program(point.theta)
         if self.tensors is not None:
             self.tensors.progress = self.progress

@@ -13,6 +13,7 @@ from hyperfunc.evolution.base import Strategy
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.history import Generation
 from hyperfunc.optimization.schedule import find_schedule
+from hyperfunc.scheduling.economy import NO_ECONOMY, Economy
 
 __all__ = ["Callback", "GenerationView", "LoopOptions", "TensorOptimizer"]
 
@@ -56,6 +57,7 @@ class LoopOptions:
         checkpoint_every: generations between two records of the whole state, where a journal is kept.
         schedule: how steps are shared out between tensors and texts; see :mod:`hyperfunc.optimization.schedule`.
         pretest: find out first, with at most 5 % of the budget, whether texts could gain anything.
+        economy: what the run learns about where its evaluations go; by default nothing.
     """
 
     minibatch: int | None = None
@@ -68,6 +70,7 @@ class LoopOptions:
     checkpoint_every: int = 1
     schedule: str = "joint"
     pretest: bool = True
+    economy: Economy = NO_ECONOMY
 
     def __post_init__(self) -> None:
         for name in ("minibatch", "validate_every", "patience", "checkpoint_every"):

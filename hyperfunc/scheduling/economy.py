@@ -1,0 +1,29 @@
+"""What a run learns about where its evaluations go. Knows only the settings; each part says how it works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hyperfunc.scheduling.focus import Focus
+from hyperfunc.scheduling.minibatch_size import AdaptiveMinibatch
+from hyperfunc.scheduling.racing import Racing
+
+__all__ = ["NO_ECONOMY", "Economy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Economy:
+    """Which savings are on; those that are not named are off.
+
+    Args:
+        racing: members whose place is decided stop before all of a generation's examples are run.
+        minibatch: the number of examples per generation follows the noise.
+        focus: components whose perturbations explain nothing of the fitness pause.
+    """
+
+    racing: Racing | None = None
+    minibatch: AdaptiveMinibatch | None = None
+    focus: Focus | None = None
+
+
+NO_ECONOMY = Economy()
