@@ -11,13 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hyperfunc.observability.metrics import Metrics, MetricsExporter
 from hyperfunc.observability.records import ObservationRecord, TraceSummary
 from hyperfunc.observability.spans import Span
 
-__all__ = ["Delivery", "Exporter"]
+__all__ = ["Delivery", "Exporter", "SpanExporter"]
 
 _log = logging.getLogger("hyperfunc.observability")
 _BATCH = 512
@@ -32,6 +32,15 @@ class Exporter(Protocol):
 
     def shutdown(self) -> None:
         """Finish: write what is held back, close files and connections."""
+        ...
+
+
+@runtime_checkable
+class SpanExporter(Protocol):
+    """An exporter that takes spans as they are, which saves making a flat record of each."""
+
+    def export_spans(self, spans: Sequence[Span], *, content: bool) -> None:
+        """As ``export``; ``content`` includes inputs and outputs of calls."""
         ...
 
 
@@ -142,7 +151,10 @@ class Delivery:
 
     def _export(self, batch: list[Span]) -> bool:
         try:
-            self._exporter.export([ObservationRecord.from_span(span, content=self._content) for span in batch])
+            if isinstance(self._exporter, SpanExporter):
+                self._exporter.export_spans(batch, content=self._content)
+            else:
+                self._exporter.export([ObservationRecord.from_span(span, content=self._content) for span in batch])
             if self._metrics is not None and isinstance(self._exporter, MetricsExporter):
                 self._exporter.export_metrics(self._metrics.snapshot())
         except Exception as error:  # an exporter's fault is not the run's
