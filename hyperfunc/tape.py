@@ -19,6 +19,7 @@ from hyperfunc.usage import Usage
 
 __all__ = ["Call", "CallListener", "Edge", "Tape", "add_usage", "current_call", "current_tape", "recording"]
 
+_UNUSED = Usage()
 _MINIMUM_CONTAINED = 8  # characters; shorter strings are contained in others by chance
 
 
@@ -49,7 +50,7 @@ class Call:
     parent: int | None = None
     start: float = 0.0
     end: float | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = _UNUSED
     attempts: int = 1
     suspended: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -211,7 +212,7 @@ def add_usage(usage: Usage, **metadata: Any) -> None:
     """Add to the usage (and metadata) of the call being recorded; does nothing when none is."""
     call = _call.get()
     if call is not None:
-        call.usage = call.usage + usage
+        call.usage = usage if call.usage is _UNUSED else call.usage + usage
         call.metadata.update(metadata)
 
 

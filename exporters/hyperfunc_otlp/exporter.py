@@ -79,27 +79,27 @@ class OTLPExporter:
         Raises:
             ExportError: the collector did not take it in time.
         """
-        self._send("traces", [self._encoder.record(record) for record in observations if record.span_id])
+        traced = [record for record in observations if record.span_id]
+        if traced:
+            self._knock()
+            self._deliver("traces", self._encoder.request(map(self._encoder.record, traced)))
 
     def export_spans(self, spans: Sequence[Span], *, content: bool) -> None:
         """Send a batch of spans. Raises ExportError as :meth:`export` does."""
-        self._send("traces", [self._encoder.span(span, content) for span in spans])
+        self._knock()
+        self._deliver("traces", self._encoder.request([self._encoder.span(span, content) for span in spans]))
 
     def export_metrics(self, points: list[MetricPoint]) -> None:
         """Send all series. Raises ExportError as :meth:`export` does."""
         if self._sends_metrics and points:
+            self._knock()
             self._deliver("metrics", self._metrics.metrics_request(points, self._resource))
 
     def shutdown(self) -> None:
         """Close the connection."""
         self._transport.close()
 
-    def _send(self, signal: str, spans: list[bytes]) -> None:
-        if spans:
-            self._deliver(signal, self._encoder.request(spans))
-
     def _deliver(self, signal: str, request: bytes) -> None:
-        self._knock()
         self._reached = False
         self._transport.send(signal, request)
         self._reached = True

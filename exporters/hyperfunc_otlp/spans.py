@@ -25,6 +25,7 @@ _SCOPE_SPANS = b"\x12"
 _SPANS = b"\x12"
 _FLAGS = 0x101  # sampled; the parent is known not to be remote
 _KNOWN_ATTRIBUTES = 4096
+_PLAIN = (str, int, float, bool)
 _LONGEST_KNOWN = 100  # characters; longer strings are contents, which do not recur
 
 
@@ -38,7 +39,7 @@ class SpanEncoder:
     def __init__(self, resource: Mapping[str, str]) -> None:
         self._head = ResourceSpans(resource=Resource(attributes=key_values(resource))).SerializeToString()
         self._scope = ScopeSpans(scope=InstrumentationScope(name=names.SCOPE_NAME)).SerializeToString()
-        self._known: dict[tuple[str, Any, type], bytes] = {}
+        self._known: dict[tuple[str, Any, type, type], bytes] = {}
 
     def request(self, spans: Iterable[bytes]) -> bytes:
         """The request that carries these encoded spans."""
@@ -118,13 +119,15 @@ class SpanEncoder:
 
     def _attribute(self, key: str, value: Any) -> bytes:
         kind = type(value)
-        if kind is float or kind is list or (kind is str and len(value) > _LONGEST_KNOWN):
+        same = value[0] if kind is list and len(value) == 1 else value
+        inner = type(same)
+        if inner not in _PLAIN or (inner is str and len(same) > _LONGEST_KNOWN):
             return _attribute(key, value)
-        known = self._known.get((key, value, kind))  # the kind, since 1 == True
+        known = self._known.get((key, same, kind, inner))  # the types, since 1 == True
         if known is None:
             if len(self._known) >= _KNOWN_ATTRIBUTES:
                 self._known.clear()
-            known = self._known[key, value, kind] = _attribute(key, value)
+            known = self._known[key, same, kind, inner] = _attribute(key, value)
         return known
 
 

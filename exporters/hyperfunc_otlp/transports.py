@@ -153,16 +153,19 @@ class HttpTransport:
         self._patience = _Patience(timeout_s)
         self._session = requests.Session()
         self._session.headers.update({**_with_environment(headers), "content-type": "application/x-protobuf"})
-        certificate = os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
-        if certificate:
-            self._session.verify = certificate
+        self._certificates = os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE") or None
 
     def send(self, signal: Signal, request: bytes) -> None:
         url = f"{self._endpoint}/v1/{signal}"
 
         def attempt(left_s: float) -> None:
             try:
-                reply = self._session.post(url, request, timeout=left_s, allow_redirects=False)
+                # Said for each request: REQUESTS_CA_BUNDLE would take precedence over what a session says.
+                reply = self._session.post(
+                    url, request, timeout=left_s, allow_redirects=False, verify=self._certificates
+                )
+            except requests.exceptions.SSLError as error:
+                raise ExportError(f"the collector at {url} is not trusted: {error}") from error
             except requests.ConnectionError as error:
                 raise _TryAgain(f"the collector at {url} cannot be reached: {error}") from error
             except requests.RequestException as error:
