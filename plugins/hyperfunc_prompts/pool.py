@@ -97,6 +97,10 @@ class CandidatePool:
         position = self._by_content.get(_key(texts))
         return None if position is None else self._candidates[position]
 
+    def reopen(self) -> None:
+        """Texts that were rejected may be proposed again: their scores are no longer those of this program."""
+        self._by_content = {_key(c.texts): c.id for c in self if c.verdict in ("seed", "accepted")}
+
     def add(
         self, texts: Mapping[str, JSONValue], parents: tuple[Candidate, ...], proposer: str, **evidence: Any
     ) -> Candidate:
