@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperfunc.errors import MissingDependencyError
+from hyperfunc.export import ParetoPoint, diff_texts, export_result, pareto_front
 from hyperfunc.parameters.theta import Theta
 from hyperfunc.usage import Usage
 
@@ -166,6 +167,23 @@ class OptimizeResult:
     block_size: int = 0
     initial_theta: Theta = field(default_factory=Theta)
     texts: Any = None
+
+    def diff(self) -> str:
+        """What changed in the texts, as a unified diff; ``""`` if nothing did."""
+        return diff_texts(self.initial_theta.texts, self.theta.texts)
+
+    def pareto(self, cost: str = "usd") -> list[ParetoPoint]:
+        """The candidates that are not beaten in both score and cost of a run, the cheapest first.
+
+        Args:
+            cost: ``"usd"``, ``"tokens"``, ``"calls"`` or ``"seconds"`` of one run of the program, as it would be
+                without a call store.
+        """
+        return pareto_front([] if self.texts is None else self.texts.pool, cost)
+
+    def export(self, folder: str | Path) -> Path:
+        """Write what was found for production; see :func:`hyperfunc.export.export_result`."""
+        return export_result(self, folder)
 
     @property
     def improved(self) -> bool:

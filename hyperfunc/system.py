@@ -485,8 +485,8 @@ class HyperSystem:
         save_theta(self.theta, path)
 
     def load(self, path: str | Path) -> None:
-        """Load what :meth:`save` wrote; a part of θ is fine, unknown names are an error."""
-        self.set_theta(load_theta(path))
+        """Load what :meth:`save` or a result's ``export`` wrote; a part of θ is fine, unknown names are an error."""
+        self.set_theta(load_theta(Path(path) / "theta" if Path(path).is_dir() else path))
 
     def register_hyperfunction(
         self, hf: HyperFunction[..., Any], hp_init: Tensor | None = None, *, name: str | None = None

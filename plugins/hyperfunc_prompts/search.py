@@ -170,6 +170,7 @@ class Search:
                 self._trials[candidate.id, key] = trial
                 candidate.scores[key] = trial.score
                 cost += trial.tape.usage
+                candidate.note_run(trial.tape.worth)
             candidate.cost += cost
             self.usage += cost
         return [self._trials[candidate.id, key] for key in keys]
@@ -193,6 +194,8 @@ class Search:
         await self.trials(child, self.validation)
         comparison = self.test.compare(self.pool.seed.scores, child.scores, self.validation)
         incumbent = self.incumbent.mean(self.validation)
+        for judged in (self.pool.seed, self.incumbent, child):
+            judged.fitness = judged.mean(self.validation)
         child.evidence["validation"] = {**comparison.to_dict(), "level": self.test.level, "incumbent": incumbent}
         child.reason = f"validation, seed to child: {comparison}; incumbent {incumbent:.4g}"
         if comparison.mean_b <= incumbent or not self.test.accepts(comparison):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import re
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import torch
 from hyperfunc import Budget, ESHybridSystemOptimizer, Example, HyperSystem, LoRAWeight, hyperfunction
 from hyperfunc.errors import ConfigurationError, ResumeError
 from hyperfunc.evaluation import ScoreResult
+from hyperfunc.export import pareto_front
 from hyperfunc.journal import Journal
 from hyperfunc.optimization.schedule import SCHEDULES, Account
 from hyperfunc.usage import Usage
@@ -149,6 +152,46 @@ async def test_upstream_of_tensors_a_text_is_read_once_for_the_whole_population(
     asking = Asking(system_optimizer=ESHybridSystemOptimizer(steps=5, pop_size=8))
     await asking.optimize(data(10), Closeness())
     assert calls == 10
+
+
+# --- what is taken away ------------------------------------------------------------------------------------------
+
+
+async def test_the_result_shows_what_changed_and_is_exported_for_production(tmp_path):
+    joint = system(steps=8)
+    result = await joint.optimize(data(), Closeness())
+    assert "+Read the number. Mind the units" in result.diff()
+    folder = result.export(tmp_path / "out")
+    text = result.theta["read.prompt"]
+    assert (folder / "prompts" / "read.prompt.txt").read_text() == text
+    assert json.loads((folder / "texts.json").read_text()) == {"read.prompt": text}
+    assert json.loads((folder / "result.json").read_text())["content_hash"] == result.theta.content_hash
+    fresh = system()
+    await fresh.run(torch.ones(3))
+    fresh.load(folder)
+    assert fresh.theta == result.theta
+
+
+async def test_the_front_of_score_against_cost():
+    result = await system(steps=8).optimize(data(), Closeness())
+    front = result.pareto("calls")
+    assert [p.score for p in front] == sorted(p.score for p in front)
+    assert front[-1].score == max(c.fitness for c in result.texts.pool if math.isfinite(c.fitness))
+    with pytest.raises(ConfigurationError, match="'usd'"):
+        result.pareto("euro")
+
+
+def test_a_candidate_is_on_the_front_unless_one_as_cheap_is_as_good():
+    @dataclass
+    class Candidate:
+        id: int
+        fitness: float
+        run_cost: dict
+        texts: dict = field(default_factory=dict)
+
+    costs = [(0, 0.5, 2.0), (1, 0.5, 1.0), (2, 0.7, 3.0), (3, 0.6, 3.5), (4, math.nan, 0.1), (5, 0.7, 3.0)]
+    pool = [Candidate(i, score, {"usd": cost}) for i, score, cost in costs]
+    assert [p.candidate for p in pareto_front([*pool, Candidate(6, 1.0, {})])] == [1, 2]
 
 
 # --- schedules ---------------------------------------------------------------------------------------------------

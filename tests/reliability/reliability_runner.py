@@ -69,7 +69,7 @@ def examples(seed: int, count: int) -> list[Example]:
 
 
 async def optimize(program: str, seed: int, steps: int, path: str) -> Any:
-    tensors = ESHybridSystemOptimizer(pop_size=8, sigma=0.3, lr=0.1)
+    tensors = ESHybridSystemOptimizer(pop_size=8 if program == "tensors" else 4, sigma=0.3, lr=0.1)
     common: dict[str, Any] = {"seed": seed, "steps": steps, "run": "r", "journal": path, "resume": True}
     common["only"] = "choose"  # not the model's own parameters: each prompt is then one request
     common["callbacks"] = [lambda view: print("generation", flush=True)]
@@ -77,11 +77,11 @@ async def optimize(program: str, seed: int, steps: int, path: str) -> Any:
         data = examples(seed, 4)
         system: HyperSystem = Asking(system_optimizer=tensors)
         return await system.optimize(data[:3], "numeric-distance", data[3:], minibatch=2, **common)
-    data = examples(seed, 20)
-    prompts = PromptLearningOptimizer("writer", max_iterations=4, validation=data[10:], minibatch=4)
+    data = examples(seed, 16)
+    prompts = PromptLearningOptimizer("writer", max_iterations=3, validation=data[8:], minibatch=4)
     system = Phrasing(system_optimizer=tensors, prompt_optimizer=prompts)
     with use_runtime(LLMRuntime({"writer": Endpoint(model="openai/writer", base_url=sys.argv[1], transport="direct")})):
-        return await system.optimize(data[:10], "numeric-distance", minibatch=2, schedule="alternate", **common)
+        return await system.optimize(data[:8], "numeric-distance", minibatch=2, schedule="alternate", **common)
 
 
 async def main(program: str, seed: int, steps: int, path: str) -> None:
