@@ -6,6 +6,14 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST_ARGS ?=
 
+# Viewers that the integration tests look at, each in an environment of its own: their requirements conflict with ours and
+# with each other's. Whoever has them elsewhere names their bin folders in these two variables.
+PHOENIX := 20.26.1
+MLFLOW := 3.17.2
+HYPERFUNC_TEST_PHOENIX ?= $(CURDIR)/.venv-integration/phoenix-$(PHOENIX)/bin
+HYPERFUNC_TEST_MLFLOW ?= $(CURDIR)/.venv-integration/mlflow-$(MLFLOW)/bin
+export HYPERFUNC_TEST_PHOENIX HYPERFUNC_TEST_MLFLOW
+
 .PHONY: help setup demo test check format bench integration reliability wheel clean
 
 help:  ## Show these lines
@@ -38,7 +46,16 @@ format: $(STAMP)  ## Format and fix what can be fixed
 bench: $(STAMP)  ## The benchmarks behind docs/benchmarks.md (minutes; peers are installed into a venv of their own)
 	$(BIN)/python -m benchmarks
 
-integration: $(STAMP)  ## What needs a browser, a database server, a viewer: fails where one is missing
+.venv-integration/phoenix-$(PHOENIX)/bin/phoenix:
+	$(PYTHON) -m venv .venv-integration/phoenix-$(PHOENIX)
+	$(@D)/python -m pip install --quiet --disable-pip-version-check arize-phoenix==$(PHOENIX)
+
+.venv-integration/mlflow-$(MLFLOW)/bin/mlflow:
+	$(PYTHON) -m venv .venv-integration/mlflow-$(MLFLOW)
+	$(@D)/python -m pip install --quiet --disable-pip-version-check mlflow==$(MLFLOW)
+
+integration: $(STAMP) $(HYPERFUNC_TEST_PHOENIX:$(CURDIR)/%=%)/phoenix $(HYPERFUNC_TEST_MLFLOW:$(CURDIR)/%=%)/mlflow
+integration:  ## What needs a browser, a database server, a viewer: fails where one is missing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m integration --require-integration --require-postgres $(PYTEST_ARGS)
 
 reliability: $(STAMP)  ## kill -9 at a hundred random moments of runs with tensors and model calls (minutes)
@@ -48,4 +65,4 @@ wheel: $(STAMP)  ## Build the wheel and run the tests from it, outside the check
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) dist build out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-integration dist build out .pytest_cache .mypy_cache .ruff_cache .hypothesis

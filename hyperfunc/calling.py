@@ -253,9 +253,12 @@ async def _call_with_limits(
 ) -> Any:
     """The call with its retries, timeout, call limit and tape entry."""
     binding = None if frame is None else frame.binding
-    settings = binding.defaults.resolved() if binding is not None else context_settings()
-    retries = _first(function.policy.retries, settings.retries, 0)
-    timeout_s = _first(function.policy.timeout_s, settings.timeout_s)
+    retries, timeout_s = function.policy.retries, function.policy.timeout_s
+    if binding is None or not binding.defaults.none_apply:
+        settings = _settings(frame)
+        retries = settings.retries if retries is None else retries
+        timeout_s = settings.timeout_s if timeout_s is None else timeout_s
+    retries = retries or 0
     if binding is not None and function.policy.max_calls is not None:
         made = binding.call_counts.get(component, 0)
         if made >= function.policy.max_calls:
@@ -274,10 +277,10 @@ async def _call_with_limits(
                 if call is not None:
                     call.attempts = attempt + 1
                     with tapes.inside(call):
-                        attempt_made = _attempt(function, component, args, kwargs, injected, timeout_s, settings)
+                        attempt_made = _attempt(function, component, args, kwargs, injected, timeout_s, frame)
                         call.output = await tapes.watched(attempt_made, call)
                     return call.output
-                return await _attempt(function, component, args, kwargs, injected, timeout_s, settings)
+                return await _attempt(function, component, args, kwargs, injected, timeout_s, frame)
             except HyperfuncError as error:
                 if not error.retryable or attempt == retries:
                     raise
@@ -303,14 +306,19 @@ async def _attempt(
     kwargs: dict[str, Any],
     injected: Mapping[str, Any],
     timeout_s: float | None,
-    settings: Settings,
+    frame: Frame | None,
 ) -> Any:
     if function.local_gpu:
+        settings = _settings(frame)
         home = next((leaf.device for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), None)
         args, kwargs = _moved((args, kwargs), _device(settings), settings.dtype)
         result = await _bare(function, component, args, kwargs, injected, timeout_s)
         return result if home is None else _moved(result, home, None)
     return await _bare(function, component, args, kwargs, injected, timeout_s)
+
+
+def _settings(frame: Frame | None) -> Settings:
+    return context_settings() if frame is None else frame.binding.defaults.resolved()
 
 
 def _device(settings: Settings) -> torch.device:
@@ -403,7 +411,3 @@ async def _in_thread(component: str, work: Callable[[], Any], timeout_s: float) 
         if not deadline.expired():
             raise
         raise CallTimeoutError(f"{component} did not end within timeout_s={timeout_s}") from error
-
-
-def _first(*values: Any) -> Any:
-    return next((v for v in values if v is not None), None)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -72,7 +72,10 @@ class Settings:
 
     def over(self, other: Settings) -> Settings:
         """This one's fields where said, else ``other``'s."""
-        return Settings(**{f.name: _first(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
+        said = {name: value for name, value in vars(self).items() if value is not None}
+        if not said:
+            return other
+        return Settings(**{**vars(other), **said})
 
     def __enter__(self) -> Settings:
         _tokens.set((*_tokens.get(), _stack.set((*_stack.get(), self))))
@@ -95,10 +98,6 @@ class Settings:
 
 
 _tokens: ContextVar[tuple[Token[tuple[Settings, ...]], ...]] = ContextVar("hyperfunc_settings_tokens", default=())
-
-
-def _first(*values: Any) -> Any:
-    return next((v for v in values if v is not None), None)
 
 
 def context_stack() -> tuple[Settings, ...]:

@@ -53,7 +53,7 @@ class Call:
     parent: int | None = None
     start: float = 0.0
     end: float | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = _NOTHING
     replayed: Usage = _NOTHING
     attempts: int = 1
     suspended: bool = False
@@ -226,7 +226,7 @@ def add_usage(usage: Usage, *, replayed: Usage | None = None, **metadata: Any) -
     """
     call = _call.get()
     if call is not None:
-        call.usage = call.usage + usage
+        call.usage = usage if call.usage is _NOTHING else call.usage + usage
         if replayed is not None:
             call.replayed = call.replayed + replayed
         call.metadata.update(metadata)

@@ -22,6 +22,8 @@ class JSONExporter:
         include_summary: write the summary where one is given.
     """
 
+    is_local = True
+
     def __init__(self, path: str | Path, jsonl: bool = False, include_summary: bool = True) -> None:
         self._path = Path(path)
         self._jsonl = jsonl

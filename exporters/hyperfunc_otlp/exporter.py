@@ -1,4 +1,4 @@
-"""Sends observations and metrics over OTLP. Knows the wire, not the run."""
+"""Sends spans and metrics over OTLP. Knows what to send; the wire is the transport's."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from hyperfunc.errors import ConfigurationError, HyperfuncError, MissingDependencyError
-from hyperfunc.observability import MetricPoint, ObservationRecord, TraceSummary
+from hyperfunc.errors import ConfigurationError, MissingDependencyError
+from hyperfunc.observability import MetricPoint, ObservationRecord, Span, TraceSummary
 from hyperfunc.observability import conventions as names
+from hyperfunc_otlp.errors import ExportError
 
-__all__ = ["ExportError", "OTLPExporter"]
+__all__ = ["OTLPExporter"]
 
 _KNOCK_SECONDS = 1.0
 _PROTOCOLS = {"grpc": "grpc", "http": "http", "http/protobuf": "http"}
 
 
-class ExportError(HyperfuncError):
-    """A collector did not take a batch."""
-
-
 class OTLPExporter:
     """Sends spans to ``/v1/traces`` and metrics to ``/v1/metrics`` of a collector.
+
+    Of the standard environment variables, OTEL_EXPORTER_OTLP_HEADERS and OTEL_EXPORTER_OTLP_CERTIFICATE are read.
 
     Args:
         endpoint: ``http://host:4317`` for gRPC, ``http://host:4318`` for HTTP (the paths are added).
         protocol: ``"grpc"`` or ``"http"`` (protobuf).
         service_name: how viewers call this program.
-        insecure: gRPC without TLS.
+        insecure: gRPC without TLS, unless the endpoint says ``https``.
         headers: sent along, for example an authorization.
         timeout_s: longest time for one batch, retries included.
         resource: further attributes of the resource (Phoenix: ``openinference.project.name``).
@@ -38,7 +37,7 @@ class OTLPExporter:
 
     Raises:
         ConfigurationError: an unknown protocol, or an endpoint that is no URL.
-        MissingDependencyError: the OpenTelemetry SDK or its exporters are not installed.
+        MissingDependencyError: the OpenTelemetry messages or a client for the protocol are not installed.
     """
 
     def __init__(
@@ -57,30 +56,25 @@ class OTLPExporter:
             raise ConfigurationError(f"protocol must be 'grpc' or 'http', got {protocol!r}")
         if urlsplit(endpoint).scheme not in {"http", "https"}:
             raise ConfigurationError(f"endpoint must be a URL such as http://localhost:4317, got {endpoint!r}")
-        wire = _PROTOCOLS[protocol]
         try:
-            self._convert = import_module("hyperfunc_otlp.convert")
-            resources = import_module("opentelemetry.sdk.resources")
-            traces = import_module(f"opentelemetry.exporter.otlp.proto.{wire}.trace_exporter")
-            metric = import_module(f"opentelemetry.exporter.otlp.proto.{wire}.metric_exporter")
+            encoding: Any = import_module("hyperfunc_otlp.spans")
+            self._metrics: Any = import_module("hyperfunc_otlp.metrics")
+            transports: Any = import_module("hyperfunc_otlp.transports")
         except ImportError as error:
-            raise MissingDependencyError("opentelemetry-exporter-otlp", "otlp") from error
+            raise MissingDependencyError(error.name or "opentelemetry-proto", "otlp") from error
         self._endpoint = endpoint
         self._reached = False
-        self._resource = resources.Resource({names.SERVICE_NAME: service_name, **(resource or {})})
-        options: dict[str, Any] = {"headers": dict(headers or {}), "timeout": timeout_s}
-        if wire == "grpc":
-            options |= {"endpoint": endpoint, "insecure": insecure}
-            self._spans = traces.OTLPSpanExporter(**options)
-            self._metrics = metric.OTLPMetricExporter(**options) if metrics else None
+        self._sends_metrics = metrics
+        self._resource = {names.SERVICE_NAME: service_name, **(resource or {})}
+        self._encoder = encoding.SpanEncoder(self._resource)
+        sent = dict(headers or {})
+        if _PROTOCOLS[protocol] == "grpc":
+            self._transport = transports.GrpcTransport(endpoint, insecure=insecure, headers=sent, timeout_s=timeout_s)
         else:
-            self._spans = traces.OTLPSpanExporter(endpoint=_with_path(endpoint, "/v1/traces"), **options)
-            self._metrics = (
-                metric.OTLPMetricExporter(endpoint=_with_path(endpoint, "/v1/metrics"), **options) if metrics else None
-            )
+            self._transport = transports.HttpTransport(endpoint, headers=sent, timeout_s=timeout_s)
 
     def export(self, observations: Sequence[ObservationRecord], summary: TraceSummary | None = None) -> None:
-        """Send a batch of spans.
+        """Send a batch of observations; those that belong to no trace are left out.
 
         Raises:
             ExportError: the collector did not take it in time.
@@ -88,23 +82,30 @@ class OTLPExporter:
         traced = [record for record in observations if record.span_id]
         if traced:
             self._knock()
-            self._check(self._spans.export(self._convert.to_readable_spans(traced, self._resource)), "spans")
+            self._deliver("traces", self._encoder.request(map(self._encoder.record, traced)))
+
+    def export_spans(self, spans: Sequence[Span], *, content: bool) -> None:
+        """Send a batch of spans. Raises ExportError as :meth:`export` does."""
+        self._knock()
+        self._deliver("traces", self._encoder.request([self._encoder.span(span, content) for span in spans]))
 
     def export_metrics(self, points: list[MetricPoint]) -> None:
         """Send all series. Raises ExportError as :meth:`export` does."""
-        if self._metrics is not None and points:
+        if self._sends_metrics and points:
             self._knock()
-            data = self._convert.to_metrics_data(points, self._resource)
-            self._check(self._metrics.export(data), "metrics")
+            self._deliver("metrics", self._metrics.metrics_request(points, self._resource))
 
     def shutdown(self) -> None:
-        """Close the connections."""
-        self._spans.shutdown()
-        if self._metrics is not None:
-            self._metrics.shutdown()
+        """Close the connection."""
+        self._transport.close()
+
+    def _deliver(self, signal: str, request: bytes) -> None:
+        self._reached = False
+        self._transport.send(signal, request)
+        self._reached = True
 
     def _knock(self) -> None:
-        """Fail at once where nobody listens: the SDK's exporters would retry until the time is over."""
+        """Fail at once where nobody listens; a transport would try again until the time is over."""
         address = urlsplit(self._endpoint)
         if self._reached or address.scheme in getproxies():
             return
@@ -113,15 +114,3 @@ class OTLPExporter:
             socket.create_connection((address.hostname or "localhost", port), timeout=_KNOCK_SECONDS).close()
         except OSError as error:
             raise ExportError(f"nobody answers at {self._endpoint}: {error}; is the collector running?") from error
-
-    def _check(self, result: Any, what: str) -> None:
-        self._reached = result.name == "SUCCESS"
-        if not self._reached:
-            raise ExportError(f"the collector at {self._endpoint} did not take the {what}; is it running?")
-
-
-def _with_path(endpoint: str, path: str) -> str:
-    known = ("/v1/traces", "/v1/metrics")
-    if endpoint.endswith(known):
-        endpoint = endpoint[: endpoint.rindex("/v1/")]
-    return endpoint.rstrip("/") + path

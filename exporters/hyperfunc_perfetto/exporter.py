@@ -29,6 +29,8 @@ class PerfettoExporter:
         path: the file, for example ``run.trace.json``.
     """
 
+    is_local = True
+
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self._observations: list[ObservationRecord] = []

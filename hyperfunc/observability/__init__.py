@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from hyperfunc.observability.delivery import Delivery, Exporter
+from hyperfunc.observability.delivery import Delivery, Exporter, SpanExporter
 from hyperfunc.observability.hub import ObservabilityHub
 from hyperfunc.observability.metrics import MetricPoint, Metrics, MetricsExporter
 from hyperfunc.observability.propagation import extract, inject
-from hyperfunc.observability.records import CallRecord, HyperFunctionStats, ObservationRecord, TraceSummary, summarize
+from hyperfunc.observability.records import (
+    CallRecord,
+    HyperFunctionStats,
+    ObservationRecord,
+    TraceSummary,
+    attributes_of,
+    error_of,
+    summarize,
+)
 from hyperfunc.observability.spans import Sampling, Span, Tracer, current_span, current_tracer, span, tracing
 from hyperfunc.observability.tracing import TracingTape, trace_calls_with
 from hyperfunc.observability.trackers import Tracker, TrackerThread
@@ -23,13 +31,16 @@ __all__ = [
     "ObservationRecord",
     "Sampling",
     "Span",
+    "SpanExporter",
     "TraceSummary",
     "Tracer",
     "TracingTape",
     "Tracker",
     "TrackerThread",
+    "attributes_of",
     "current_span",
     "current_tracer",
+    "error_of",
     "extract",
     "inject",
     "span",

@@ -1,30 +1,40 @@
 """Hands observations to an exporter in a thread of its own, through a bounded queue.
 
 A run is never slowed by a backend: what does not fit into the queue is counted and let go, a failing exporter is
-reported once and counted, and closing waits only so long. Knows nothing of what an exporter does.
+reported once and counted, and closing waits only for one that answers; the others get their rest in the background.
+Knows nothing of what an exporter does.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hyperfunc.observability.metrics import Metrics, MetricsExporter
 from hyperfunc.observability.records import ObservationRecord, TraceSummary
 from hyperfunc.observability.spans import Span
 
-__all__ = ["Delivery", "Exporter"]
+__all__ = ["Delivery", "Exporter", "SpanExporter"]
 
 _log = logging.getLogger("hyperfunc.observability")
 _BATCH = 512
+_FIRST_INTERVAL_S = 0.1  # the first batch goes early, so that it is known by the end whether the backend answers
+_LOCAL_WAIT_S = 10.0
+_SHORTEST_GRACE_S = 0.05
+_GRACE_SHARE = 0.01
 
 
 class Exporter(Protocol):
-    """Where observations go. ``export`` may block; it is called in a thread of its own, with one batch at a time."""
+    """Where observations go. ``export`` may block; it is called in a thread of its own, with one batch at a time.
+
+    An exporter that writes on this machine says so by an attribute ``is_local = True``: the end of a session then waits
+    until everything is written.
+    """
 
     def export(self, observations: Sequence[ObservationRecord], summary: TraceSummary | None = None) -> None:
         """Send or write a batch. An exception means that the batch was not delivered; it is not tried again."""
@@ -32,6 +42,15 @@ class Exporter(Protocol):
 
     def shutdown(self) -> None:
         """Finish: write what is held back, close files and connections."""
+        ...
+
+
+@runtime_checkable
+class SpanExporter(Protocol):
+    """An exporter that takes spans as they are, which saves making a flat record of each."""
+
+    def export_spans(self, spans: Sequence[Span], *, content: bool) -> None:
+        """As ``export``; ``content`` includes inputs and outputs of calls."""
         ...
 
 
@@ -43,8 +62,12 @@ class Delivery:
         name: how log messages call it.
         capacity: spans that may wait; those that come while it is full are dropped.
         interval_s: longest time that a span waits for others to share a batch with.
+        patience_s: a backend that keeps a batch for longer does not answer.
         content: include inputs and outputs of calls.
         metrics: sent after each batch where the exporter takes metrics.
+
+    Attributes:
+        delivered, failed: spans that the exporter has taken, and that it has not.
     """
 
     def __init__(
@@ -54,24 +77,32 @@ class Delivery:
         name: str = "",
         capacity: int = 8192,
         interval_s: float = 1.0,
+        patience_s: float = 2.0,
         content: bool = False,
         metrics: Metrics | None = None,
     ) -> None:
         self._exporter = exporter
         self._name = name or type(exporter).__name__
+        self._is_local = bool(getattr(exporter, "is_local", False))
         self._capacity = capacity
         self._interval_s = interval_s
+        self._patience_s = patience_s
         self._content = content
         self._metrics = metrics
         self._waiting: deque[Span] = deque()
         self._wake = threading.Condition()
+        self._in_hand = 0
+        self._in_hand_since = 0.0
+        self._flushes = 0
+        self._answered: bool | None = None  # whether the last batch was taken
+        self._failed_once = False
         self._closing = False
         self._abandoned = False
-        self._in_hand = 0
-        self._flushes = 0
-        self._failed_once = False
+        self._dropped = 0
+        self._began = time.monotonic()
+        self._deadline = float("inf")
+        self._finished = threading.Event()
         self.delivered = 0
-        self.dropped = 0
         self.failed = 0
         self._thread = threading.Thread(target=self._work, name=f"hyperfunc-export-{self._name}", daemon=True)
         self._thread.start()
@@ -80,11 +111,23 @@ class Delivery:
         """Take a finished span. Never blocks on the exporter."""
         with self._wake:
             if self._closing or len(self._waiting) >= self._capacity:
-                self.dropped += 1
+                self._dropped += 1
                 return
             self._waiting.append(span)
             if len(self._waiting) == _BATCH:
                 self._wake.notify_all()
+
+    @property
+    def dropped(self) -> int:
+        """Spans that the exporter was never offered, or had in hand when it was given up."""
+        if time.monotonic() > self._deadline:
+            self._abandon()
+        return self._dropped
+
+    @property
+    def finished(self) -> bool:
+        """Closed, and nothing is under way any more."""
+        return self._finished.is_set()
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Deliver what has been taken so far; whether that was done in time."""
@@ -97,52 +140,108 @@ class Delivery:
             self._flushes -= 1
             return not (self._waiting or self._in_hand)
 
-    def close(self, timeout_s: float = 5.0) -> bool:
-        """Deliver what waits and shut the exporter down, for at most ``timeout_s``; the rest counts as dropped.
+    def finish(self) -> None:
+        """Take no more spans, deliver those that wait, and shut the exporter down; returns at once.
 
-        A backend that has never taken anything is not waited for.
+        A backend that does not answer is given up after ``patience_s``. The interpreter's end waits for that too.
         """
-        known_dead = self.failed > 0 and self.delivered == 0
-        complete = self.flush(0.0 if known_dead else timeout_s)
         with self._wake:
-            self._closing = True
-            self._abandoned = not complete
-            self.dropped += len(self._waiting) + (0 if complete else self._in_hand)
-            self._waiting.clear()
-            self._wake.notify_all()
-        if complete:
-            self._thread.join(max(0.1, timeout_s))
-        return complete
-
-    def _work(self) -> None:
-        while True:
-            with self._wake:
-                if not self._closing and not (self._flushes and self._waiting) and len(self._waiting) < _BATCH:
-                    # Nobody wakes this thread for a single span: that would cost the run more than recording it.
-                    self._wake.wait(self._interval_s)
-                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-                self._in_hand = len(batch)
-                if not batch and self._closing:
-                    break
-            delivered = self._export(batch) if batch else True
-            with self._wake:
-                self._in_hand = 0
-                if self._abandoned:  # close() has counted this batch as dropped
-                    break
-                if delivered:
-                    self.delivered += len(batch)
-                else:
-                    self.failed += len(batch)
+            if not self._closing:
+                self._closing = True
+                self._deadline = time.monotonic() + (_LOCAL_WAIT_S if self._is_local else self._patience_s)
+                atexit.register(self._at_exit)
                 self._wake.notify_all()
 
+    def close(self, timeout_s: float | None = None) -> bool:
+        """:meth:`finish`, and wait for that; whether everything was done.
+
+        Args:
+            timeout_s: what is not delivered after this time counts as dropped. ``None`` waits for an exporter that is
+                local or answers; for one that has not answered yet 1 % of this object's lifetime, at least 50 ms; for
+                one that is known not to answer not at all. The rest then goes on in the background.
+        """
+        self.finish()
+        complete = self._finished.wait(self._grace() if timeout_s is None else timeout_s)
+        if not complete and timeout_s is not None:
+            self._abandon()
+        return complete
+
+    def _grace(self) -> float:
+        now = time.monotonic()
+        if self._is_local:
+            return _LOCAL_WAIT_S
+        with self._wake:
+            if not self._answers(now):
+                return 0.0
+            if self._answered:
+                return self._patience_s
+        return max(_SHORTEST_GRACE_S, _GRACE_SHARE * (now - self._began))
+
+    def _answers(self, now: float) -> bool:
+        """Not known to be dead: the last batch was no failure, and none is in hand for too long."""
+        stuck = self._in_hand > 0 and now - self._in_hand_since > self._patience_s
+        return self._answered is not False and not stuck
+
+    def _abandon(self) -> None:
+        with self._wake:
+            if self._abandoned or self._finished.is_set():
+                return
+            self._abandoned = True
+            self._dropped += len(self._waiting) + self._in_hand
+            self._waiting.clear()
+            self._wake.notify_all()
+        atexit.unregister(self._at_exit)
+
+    def _at_exit(self) -> None:
+        with self._wake:
+            now = time.monotonic()
+            left = self._deadline - now if self._is_local or self._answers(now) else 0.0
+        self._finished.wait(max(0.0, left))
+
+    def _work(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            if batch and not self._settle(batch, self._export(batch)):
+                break
         try:
             self._exporter.shutdown()
         except Exception as error:
             self._complain("could not be shut down", error)
+        self._finished.set()
+        atexit.unregister(self._at_exit)
+
+    def _next_batch(self) -> list[Span] | None:
+        """Up to a batch of spans, after waiting for them; ``None`` at the end."""
+        with self._wake:
+            if not self._closing and not (self._flushes and self._waiting) and len(self._waiting) < _BATCH:
+                # Nobody wakes this thread for a single span: that would cost the run more than recording it.
+                first = self._answered is None
+                self._wake.wait(min(self._interval_s, _FIRST_INTERVAL_S) if first else self._interval_s)
+            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            self._in_hand = len(batch)
+            self._in_hand_since = time.monotonic()
+            return None if self._abandoned or (not batch and self._closing) else batch
+
+    def _settle(self, batch: list[Span], taken: bool) -> bool:
+        """Count what became of a batch; whether to go on."""
+        if not taken and time.monotonic() > self._deadline:
+            self._abandon()
+        with self._wake:
+            self._in_hand = 0
+            self._answered = taken
+            if not self._abandoned:  # else it was counted as dropped
+                if taken:
+                    self.delivered += len(batch)
+                else:
+                    self.failed += len(batch)
+            self._wake.notify_all()
+            return not self._abandoned
 
     def _export(self, batch: list[Span]) -> bool:
         try:
-            self._exporter.export([ObservationRecord.from_span(span, content=self._content) for span in batch])
+            if isinstance(self._exporter, SpanExporter):
+                self._exporter.export_spans(batch, content=self._content)
+            else:
+                self._exporter.export([ObservationRecord.from_span(span, content=self._content) for span in batch])
             if self._metrics is not None and isinstance(self._exporter, MetricsExporter):
                 self._exporter.export_metrics(self._metrics.snapshot())
         except Exception as error:  # an exporter's fault is not the run's

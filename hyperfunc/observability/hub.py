@@ -5,6 +5,7 @@ Built on the same spans that live exporters get. Knows exporters only by the nam
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,18 +31,21 @@ class ObservabilityHub:
     Args:
         system: whose calls; only its class's name is used.
         history_limit: spans kept in memory; the oldest go first, and :meth:`summary` says how many went.
-        close_timeout_s: longest wait, at the end of a session, for exporters to take what is still queued.
+        close_timeout_s: the end of a session waits this long, and no longer, for exporters to take what is still
+            queued. ``None`` waits only for those that answer, and goes on in the background for the others: see
+            :meth:`flush`.
     """
 
-    def __init__(self, system: object, *, history_limit: int = 100_000, close_timeout_s: float = 2.0) -> None:
+    def __init__(self, system: object, *, history_limit: int = 100_000, close_timeout_s: float | None = None) -> None:
         self._name = type(system).__name__
         self._close_timeout_s = close_timeout_s
         self._spans: deque[tuple[Span, bool]] = deque(maxlen=history_limit)
         self._forgotten = 0
         self._session_id = ""
         self._open = False
-        self.dropped = 0
-        self.failed = 0
+        self._deliveries: list[Delivery] = []  # of the open session, and of earlier ones that are not finished
+        self._dropped = 0
+        self._failed = 0
         self.sampled_out = 0
         self.metrics = Metrics()
 
@@ -76,7 +80,9 @@ class ObservabilityHub:
         self._session_id = session_id or uuid.uuid4().hex
         made = [current_plugins().get("exporters", e)() if isinstance(e, str) else e for e in exporters]
         chosen = Sampling(sampling) if isinstance(sampling, (int, float)) else sampling
+        self._forget_finished()
         deliveries = [Delivery(exporter, content=content, metrics=self.metrics) for exporter in made]
+        self._deliveries += deliveries
 
         def remember(finished: Span) -> None:
             if len(self._spans) == self._spans.maxlen:
@@ -96,10 +102,37 @@ class ObservabilityHub:
         finally:
             self._open = False
             self.sampled_out += tracer.sampled_out
+            for delivery in deliveries:  # all at once, so that none waits for another
+                delivery.finish()
+            deadline = time.monotonic() + (self._close_timeout_s or 0.0)
             for delivery in deliveries:
-                delivery.close(self._close_timeout_s)
-                self.dropped += delivery.dropped
-                self.failed += delivery.failed
+                delivery.close(None if self._close_timeout_s is None else max(0.0, deadline - time.monotonic()))
+
+    @property
+    def dropped(self) -> int:
+        """Spans that no longer fitted into an exporter's queue, or that an exporter was not offered in time."""
+        return self._dropped + sum(delivery.dropped for delivery in self._deliveries)
+
+    @property
+    def failed(self) -> int:
+        """Spans that an exporter did not take."""
+        return self._failed + sum(delivery.failed for delivery in self._deliveries)
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Wait until exporters have taken (or refused) every span so far, of closed sessions too.
+
+        Returns:
+            Whether that was done within ``timeout_s``.
+        """
+        deadline = time.monotonic() + timeout_s
+        reached = [delivery.flush(max(0.0, deadline - time.monotonic())) for delivery in self._deliveries]
+        return all(reached)
+
+    def _forget_finished(self) -> None:
+        for delivery in [d for d in self._deliveries if d.finished]:
+            self._deliveries.remove(delivery)
+            self._dropped += delivery.dropped
+            self._failed += delivery.failed
 
     def observations(self) -> list[ObservationRecord]:
         """Every span that is still remembered, runs, generations and evaluations included, in order of ending."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from hyperfunc.observability import conventions as names
+from hyperfunc.observability.records import error_of
 from hyperfunc.observability.spans import Span
 
 __all__ = ["MetricPoint", "Metrics", "MetricsExporter"]
@@ -62,8 +63,18 @@ class _Histogram:
     def add(self, value: float) -> None:
         self.counts[bisect.bisect_left(self.bounds, value)] += 1
         self.total += value
-        self.minimum = min(self.minimum, value)
-        self.maximum = max(self.maximum, value)
+        if value < self.minimum:
+            self.minimum = value
+        if value > self.maximum:
+            self.maximum = value
+
+
+@dataclass(frozen=True, slots=True)
+class _CallSeries:
+    """Where calls of one kind are counted; ``tokens`` is empty for what is no model."""
+
+    duration: _Histogram
+    tokens: tuple[_Histogram, ...]
 
 
 class Metrics:
@@ -73,29 +84,29 @@ class Metrics:
         self._start_ns = time.time_ns()
         self._lock = threading.Lock()
         self._histograms: dict[tuple[str, str, tuple[tuple[str, str], ...]], _Histogram] = {}
+        self._of_calls: dict[tuple[str, ...], _CallSeries] = {}
         self._gauges: dict[tuple[tuple[str, str], ...], float] = {}
 
     def observe(self, span: Span) -> None:
         """Count a finished span."""
         call = span.call
         if call is not None:
-            model = call.metadata.get("model") or call.metadata.get("request_model")
-            # A plain function is a tool to the conventions; only calls of models have tokens.
-            keys = [(names.OPERATION_NAME, str(call.metadata.get("operation", "chat" if model else "execute_tool")))]
-            if model:
-                keys += [(names.REQUEST_MODEL, str(call.metadata.get("request_model", model)))]
-                keys += [(names.RESPONSE_MODEL, str(model))]
-                keys += [(names.PROVIDER_NAME, str(call.metadata.get("provider", "unknown")))]
-            else:
-                keys += [(names.TOOL_NAME, call.function)]
-            series = tuple(keys)
-            failed = ((names.ERROR_TYPE, type(span.error).__name__),) if span.error is not None else ()
+            metadata = call.metadata
+            model = metadata.get("model") or metadata.get("request_model") or ""
+            kind = (
+                call.function,
+                str(model),
+                str(metadata.get("request_model", model)),
+                str(metadata.get("provider", "unknown")),
+                str(metadata.get("operation", "chat" if model else "execute_tool")),
+                "" if span.error is None else error_of(span)[0] or "",
+            )
             with self._lock:
-                self._add(names.CLIENT_OPERATION_DURATION, "s", (*series, *failed), span.seconds)
-                if model:
-                    usage = call.usage
-                    for kind, count in (("input", usage.input_tokens), ("output", usage.output_tokens)):
-                        self._add(names.CLIENT_TOKEN_USAGE, "{token}", (*series, (names.TOKEN_TYPE, kind)), count)
+                series = self._of_calls.get(kind) or self._series(*kind)
+                series.duration.add(span.seconds)
+                if series.tokens:
+                    series.tokens[0].add(call.usage.input_tokens)
+                    series.tokens[1].add(call.usage.output_tokens)
         elif span.kind == "generation":
             with self._lock:
                 for statistic in _STATISTICS:
@@ -130,9 +141,28 @@ class Metrics:
             ]
         return points
 
-    def _add(self, name: str, unit: str, series: tuple[tuple[str, str], ...], value: float) -> None:
-        histogram = self._histograms.get((name, unit, series))
-        if histogram is None:
+    def _series(
+        self, function: str, model: str, request: str, provider: str, operation: str, error: str
+    ) -> _CallSeries:
+        keys = [(names.OPERATION_NAME, operation)]
+        if model:
+            keys += [(names.REQUEST_MODEL, request), (names.RESPONSE_MODEL, model), (names.PROVIDER_NAME, provider)]
+        else:  # a plain function is a tool to the conventions
+            keys += [(names.TOOL_NAME, function)]
+        failed = [(names.ERROR_TYPE, error)] if error else []
+        duration = self._histogram(names.CLIENT_OPERATION_DURATION, "s", [*keys, *failed])
+        tokens = [
+            self._histogram(names.CLIENT_TOKEN_USAGE, "{token}", [*keys, (names.TOKEN_TYPE, kind)])
+            for kind in (("input", "output") if model else ())
+        ]
+        made = self._of_calls[function, model, request, provider, operation, error] = _CallSeries(
+            duration, tuple(tokens)
+        )
+        return made
+
+    def _histogram(self, name: str, unit: str, keys: list[tuple[str, str]]) -> _Histogram:
+        known = self._histograms.get((name, unit, tuple(keys)))
+        if known is None:
             bounds = names.BUCKETS_SECONDS if unit == "s" else names.BUCKETS_TOKENS
-            histogram = self._histograms[name, unit, series] = _Histogram(tuple(map(float, bounds)))
-        histogram.add(value)
+            known = self._histograms[name, unit, tuple(keys)] = _Histogram(tuple(map(float, bounds)))
+        return known

@@ -19,7 +19,15 @@ from hyperfunc.observability.preview import preview
 from hyperfunc.observability.spans import Span
 from hyperfunc.usage import Usage
 
-__all__ = ["CallRecord", "HyperFunctionStats", "ObservationRecord", "TraceSummary", "summarize"]
+__all__ = [
+    "CallRecord",
+    "HyperFunctionStats",
+    "ObservationRecord",
+    "TraceSummary",
+    "attributes_of",
+    "error_of",
+    "summarize",
+]
 
 
 @dataclass
@@ -81,7 +89,11 @@ class ObservationRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields; those that are ``None`` or empty are left out."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, "", {}, [])}
+        return {
+            name: value.copy() if isinstance(value, (dict, list)) else value
+            for name, value in vars(self).items()
+            if value not in (None, "", {}, [])
+        }
 
     @classmethod
     def from_call_record(cls, record: CallRecord, timestamp: str | None = None) -> ObservationRecord:
@@ -101,9 +113,9 @@ class ObservationRecord:
     @classmethod
     def from_span(cls, span: Span, *, content: bool = False) -> ObservationRecord:
         """The record of a finished span; ``content`` includes inputs and outputs of calls."""
-        attributes = _attributes(span, content)
+        attributes = attributes_of(span, content)
         usage = span.call.usage if span.call is not None else Usage()
-        error_type, error_message = _error_of(span)
+        error_type, error_message = error_of(span)
         example = attributes.get("hyperfunc.example")
         model_call = names.USAGE_INPUT_TOKENS in attributes or names.RESPONSE_MODEL in attributes
         return cls(
@@ -135,7 +147,9 @@ class ObservationRecord:
         )
 
 
-def _attributes(span: Span, content: bool) -> dict[str, Any]:
+def attributes_of(span: Span, content: bool) -> dict[str, Any]:
+    """A finished span's attributes, by the names of :mod:`hyperfunc.observability.conventions`; with ``content`` also
+    the inputs and outputs of its call. Values are strings, numbers, booleans, or lists of strings."""
     attributes = {key: _simple(value) for key, value in span.attributes.items()}
     call = span.call
     attributes["hyperfunc.kind"] = span.kind
@@ -146,10 +160,11 @@ def _attributes(span: Span, content: bool) -> dict[str, Any]:
             attributes[names.WORKFLOW_NAME] = span.name
         return attributes
     for key, value in call.metadata.items():
-        if key.startswith((names.GEN_AI_PREFIX, names.HYPERFUNC_PREFIX)):
-            attributes[key] = _simple(value)
-        else:
-            attributes[names.CALL_METADATA.get(key, f"hyperfunc.call.{key}")] = _simple(value)
+        name = names.CALL_METADATA.get(key)
+        if name is None:
+            known = key.startswith((names.GEN_AI_PREFIX, names.HYPERFUNC_PREFIX))
+            name = key if known else f"hyperfunc.call.{key}"
+        attributes[name] = _simple(value)
     finish = attributes.get(names.RESPONSE_FINISH_REASONS)
     if isinstance(finish, str):
         attributes[names.RESPONSE_FINISH_REASONS] = [finish]
@@ -172,7 +187,7 @@ def _attributes(span: Span, content: bool) -> dict[str, Any]:
     if call.attempts > 1:
         attributes["hyperfunc.attempts"] = call.attempts
     if span.error is not None:
-        attributes[names.ERROR_TYPE] = _error_of(span)[0]
+        attributes[names.ERROR_TYPE] = error_of(span)[0]
     if content:
         arguments = ", ".join([*map(preview, call.args), *(f"{k}={preview(v)}" for k, v in call.kwargs.items())])
         attributes[names.INPUT_VALUE] = arguments
@@ -181,7 +196,8 @@ def _attributes(span: Span, content: bool) -> dict[str, Any]:
     return attributes
 
 
-def _error_of(span: Span) -> tuple[str | None, str | None]:
+def error_of(span: Span) -> tuple[str | None, str | None]:
+    """Type and message of the exception that ended the span."""
     if span.error is None:
         return None, None
     if type(span.error) is HyperfuncError and ": " in str(span.error):  # stands for one that could not be copied
@@ -198,9 +214,12 @@ def _numbers(span: Span) -> dict[str, float]:
 
 def _simple(value: Any) -> Any:
     """A value that every exporter can carry: string, number, boolean, or a list of strings or numbers."""
+    kind = type(value)
+    if kind is str or kind is int or kind is bool:
+        return value
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # not every format has a NaN
-    if isinstance(value, (str, bool, int, float)):
+    if isinstance(value, (str, int, float)):
         return value
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
         return list(value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -125,3 +127,99 @@ def test_metrics_follow_each_batch() -> None:
     assert [(p.name, p.value, dict(p.attributes)) for p in exporter.points] == [
         ("hyperfunc.fitness", 0.75, {"hyperfunc.statistic": "best"})
     ]
+
+
+def slow_to_wake(**options: float) -> tuple[Recorder, Delivery]:
+    """An exporter that has a span in hand and says nothing until ``may_go`` is set."""
+    exporter = Recorder()
+    exporter.may_go.clear()
+    delivery = Delivery(exporter, interval_s=0.001, **options)
+    delivery(finished("first"))
+    assert exporter.entered.wait(30)
+    return exporter, delivery
+
+
+def test_closing_does_not_wait_for_a_backend_that_never_answered_and_goes_on_without_the_run() -> None:
+    exporter, delivery = slow_to_wake(patience_s=600)
+    delivery(finished("second"))
+    before = time.perf_counter()
+    assert not delivery.close()
+    assert time.perf_counter() - before < 30  # far less than the patience
+    assert (delivery.dropped, delivery.finished) == (0, False)  # nothing is lost yet
+    exporter.may_go.set()
+    delivery._thread.join(30)
+    assert exporter.names == ["first", "second"]
+    assert (delivery.delivered, delivery.dropped, delivery.failed, delivery.finished) == (2, 0, 0, True)
+    assert exporter.shut_down == 1
+
+
+def test_what_a_silent_backend_has_not_taken_in_time_is_counted_once() -> None:
+    exporter, delivery = slow_to_wake(patience_s=0.01)
+    delivery(finished("second"))
+    assert not delivery.close()
+    deadline = time.monotonic() + 30
+    while delivery.dropped == 0 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert delivery.dropped == 2
+    exporter.may_go.set()  # too late: what it takes now stays counted as dropped
+    delivery._thread.join(30)
+    assert (delivery.delivered, delivery.dropped, delivery.failed, exporter.shut_down) == (0, 2, 0, 1)
+
+
+def test_a_backend_known_to_be_silent_is_not_waited_for_at_all() -> None:
+    exporter, delivery = slow_to_wake(patience_s=0.0)
+    assert delivery._grace() == 0.0
+    exporter.may_go.set()
+    assert delivery.flush(30)
+    assert delivery._grace() == 0.0  # no patience, but it answers
+    exporter.error = TimeoutError("no reply")
+    delivery(finished("second"))
+    assert delivery.flush(30)
+    assert delivery._grace() == 0.0
+    assert delivery.close(30)
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_backend_that_answers_and_one_on_this_machine_are_waited_for(local: bool) -> None:
+    exporter = Recorder()
+    exporter.is_local = local  # type: ignore[attr-defined]
+    delivery = Delivery(exporter, interval_s=60, patience_s=600)
+    if not local:
+        delivery(finished("first"))
+        assert delivery.flush(30)
+    exporter.may_go.clear()
+    delivery(finished("last"))
+    threading.Timer(0.2, exporter.may_go.set).start()
+    assert delivery.close()
+    assert exporter.names[-1] == "last"
+    assert exporter.shut_down == 1
+
+
+_SCRIPT = """
+import sys, threading, time
+from hyperfunc.observability import Delivery, Tracer
+
+class Exporter:
+    def export(self, observations, summary=None):
+        if sys.argv[1] == "silent":
+            threading.Event().wait()
+        time.sleep(0.3)
+        print(*(record.fn_name for record in observations), flush=True)
+
+    def shutdown(self):
+        print("shut down", flush=True)
+
+delivery = Delivery(Exporter(), patience_s=1.0 if sys.argv[1] == "silent" else 60.0)
+tracer = Tracer(delivery)
+for name in ("a", "b"):
+    tracer.end(tracer.start("run", name, None))
+print("complete" if delivery.close() else "not yet", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "expected"), [("slow", ["not yet", "a b", "shut down"]), ("silent", ["not yet"])])
+def test_the_end_of_the_program_waits_for_what_goes_on_in_the_background(how: str, expected: list[str]) -> None:
+    ended = subprocess.run([sys.executable, "-c", _SCRIPT, how], capture_output=True, text=True, timeout=120)
+    assert ended.stderr == ""
+    assert (ended.returncode, ended.stdout.splitlines()) == (0, expected)

@@ -1,0 +1,128 @@
+"""The programs that are killed, and a process that has imported everything and forks the ones to be killed: a hundred
+imports of torch would take minutes.
+
+``python reliability_runner.py URL`` reads one order per line, as JSON: ``program``, ``seed``, ``steps``, ``path`` of
+the journal, and ``kill``: null, or (events, spins). It prints the events of the run, then ``dead`` with the exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from typing import Any
+
+import torch
+
+from hyperfunc import ESHybridSystemOptimizer, Example, HyperSystem, LoRAWeight, hyperfunction
+from hyperfunc_llm import Endpoint, LLMRuntime, llm_completion, use_runtime
+from hyperfunc_prompts import PromptLearningOptimizer
+
+RULES = ("brief", "kind", "exact")
+
+
+async def ask(text: str) -> str:
+    """The server's echo; events before and after."""
+    print("call", flush=True)
+    endpoint = Endpoint(base_url=sys.argv[1], transport="direct")
+    reply = await llm_completion("openai/loopback", text, temperature=0.0, endpoint=endpoint)
+    print("reply", flush=True)
+    return str(reply.content)
+
+
+@hyperfunction(hp_type=LoRAWeight.create(2, 3, 1), optimize_hparams=True)
+async def choose(x, hp):
+    return hp.weight @ x
+
+
+class Asking(HyperSystem):
+    """Tensors decide what a model is asked."""
+
+    async def run(self, x, word):
+        scores = await choose(x)
+        reply = await ask(f"{word} {int((scores[0] * 8).round())}")
+        return float(scores[1]) + len(reply) / 10
+
+
+@hyperfunction(optimize_prompt=True)
+async def phrase(word, level, *, prompt):
+    """Answer."""
+    return await ask(f"{prompt} {word} {level}")
+
+
+class Phrasing(HyperSystem):
+    """Tensors and a prompt decide what a model is asked; each rule that the reply follows counts."""
+
+    async def run(self, x, word):
+        scores = await choose(x)
+        reply = await phrase(word, int(scores[0].round()))
+        return float(scores[1]) + sum(rule in reply for rule in RULES)
+
+
+def examples(seed: int, count: int) -> list[Example]:
+    generator = torch.Generator().manual_seed(seed)
+    return [Example({"x": torch.randn(3, generator=generator), "word": f"word{i}"}, 3.0) for i in range(count)]
+
+
+async def optimize(program: str, seed: int, steps: int, path: str) -> Any:
+    tensors = ESHybridSystemOptimizer(pop_size=8 if program == "tensors" else 4, sigma=0.3, lr=0.1)
+    common: dict[str, Any] = {"seed": seed, "steps": steps, "run": "r", "journal": path, "resume": True}
+    common["only"] = "choose"  # not the model's own parameters: each prompt is then one request
+    common["callbacks"] = [lambda view: print("generation", flush=True)]
+    if program == "tensors":
+        data = examples(seed, 4)
+        system: HyperSystem = Asking(system_optimizer=tensors)
+        return await system.optimize(data[:3], "numeric-distance", data[3:], minibatch=2, **common)
+    data = examples(seed, 16)
+    prompts = PromptLearningOptimizer("writer", max_iterations=3, validation=data[8:], minibatch=4)
+    system = Phrasing(system_optimizer=tensors, prompt_optimizer=prompts)
+    with use_runtime(LLMRuntime({"writer": Endpoint(model="openai/writer", base_url=sys.argv[1], transport="direct")})):
+        return await system.optimize(data[:8], "numeric-distance", minibatch=2, schedule="alternate", **common)
+
+
+async def main(program: str, seed: int, steps: int, path: str) -> None:
+    result = await optimize(program, seed, steps, path)
+    told = [result.theta.content_hash, result.finish_reason, len(result.history)]
+    print("result", json.dumps([*told, dict(result.theta.texts), [g.kind for g in result.history]]), flush=True)
+
+
+class Deadly:
+    """Standard output that kills its process: the program itself must be the same in every process."""
+
+    def __init__(self, stream: Any, after: int, spins: int) -> None:
+        self.stream, self.after, self.spins = stream, after, spins
+
+    def write(self, text: str) -> None:
+        self.stream.write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+        self.after -= 1
+        if self.after == 0:
+            threading.Thread(target=self.kill).start()
+
+    def kill(self) -> None:
+        for _ in range(self.spins):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    while line := sys.stdin.readline():
+        child = os.fork()
+        if child == 0:
+            order = json.loads(line)
+            after_and_spins = order.pop("kill")
+            if after_and_spins is not None:
+                sys.stdout = Deadly(sys.stdout, *after_and_spins)
+            try:
+                asyncio.run(main(**order))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        print("dead", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
