@@ -90,11 +90,7 @@ async def propagate(
     incoming: dict[int, list[Edge]] = {}
     consumed: set[int] = set()
     by_id = {call.id: call for call in tape}
-    edges = tape.edges()
-    known = {edge.source for edge in edges if edge.kind != "order"}
-    for edge in edges:
-        if edge.kind == "order" and edge.source in known:
-            continue  # guessed before its output was used, which came later
+    for edge in tape.edges():
         incoming.setdefault(edge.target, []).append(edge)
         consumed.add(edge.source)
         found.edges.add((by_id[edge.source].function, by_id[edge.target].function))
