@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from hyperfunc_prompts.acceptance import AcceptanceTest, check_form
     from hyperfunc_prompts.adapters import Adapter, ChatAdapter, JSONAdapter
     from hyperfunc_prompts.ascent import Feedback, FeedbackAscent, RecordedRun, TextualLoss
+    from hyperfunc_prompts.attribution import Oracle
     from hyperfunc_prompts.backward import BackwardContext, CallFeedback
+    from hyperfunc_prompts.blame import Blame, ComponentBlame, assign_blame
     from hyperfunc_prompts.errors import (
         ProposalRefusedError,
         ReflectorOutageError,
@@ -33,16 +35,19 @@ __all__ = [
     "AcceptanceTest",
     "Adapter",
     "BackwardContext",
+    "Blame",
     "CallFeedback",
     "Candidate",
     "CandidatePool",
     "ChatAdapter",
     "Complete",
+    "ComponentBlame",
     "Feedback",
     "FeedbackAscent",
     "InputField",
     "JSONAdapter",
     "NoOpPromptOptimizer",
+    "Oracle",
     "OutputField",
     "Predict",
     "Prediction",
@@ -58,6 +63,7 @@ __all__ = [
     "SignatureError",
     "TextualLoss",
     "UnusableProposalError",
+    "assign_blame",
     "check_form",
 ]
 
@@ -71,8 +77,12 @@ _HOMES = {
     "FeedbackAscent": "ascent",
     "RecordedRun": "ascent",
     "TextualLoss": "ascent",
+    "Oracle": "attribution",
     "BackwardContext": "backward",
     "CallFeedback": "backward",
+    "Blame": "blame",
+    "ComponentBlame": "blame",
+    "assign_blame": "blame",
     "ProposalRefusedError": "errors",
     "ReflectorOutageError": "errors",
     "SignatureError": "errors",

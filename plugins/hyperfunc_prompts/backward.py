@@ -13,7 +13,7 @@ from typing import Any
 
 from hyperfunc.tape import Call, Edge, Tape
 
-__all__ = ["Backward", "BackwardContext", "CallFeedback", "propagate"]
+__all__ = ["Backward", "BackwardContext", "CallFeedback", "named_arguments", "propagate"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,16 @@ class Propagated:
 
     calls: list[CallFeedback] = field(default_factory=list)
     edges: set[tuple[str, str]] = field(default_factory=set)
+
+
+def named_arguments(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's arguments by the names that the component's signature gives them; those of ``**rest`` by their own."""
+    signature: inspect.Signature = function.signature
+    named = dict(signature.bind_partial(*args, **kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            named.update(named.pop(name, {}))
+    return named
 
 
 async def propagate(
