@@ -10,7 +10,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -95,11 +95,20 @@ class Reflector:
             ) from error
         return Reply(reply) if isinstance(reply, str) else reply
 
-    async def new_text(self, name: str, before: JSONValue, messages: Messages, *, rules: bool = False) -> Reflection:
+    async def new_text(
+        self,
+        name: str,
+        before: JSONValue,
+        messages: Messages,
+        *,
+        rules: bool = False,
+        account: Callable[[Usage], None] | None = None,
+    ) -> Reflection:
         """A new value for the text ``name``, of ``before``'s type and with its slots.
 
         Args:
             rules: the reply is a list of rules, as lines; ``before`` is the text that they are added to.
+            account: told what each reply used, also where none can be used in the end.
 
         Raises:
             UnusableProposalError: no reply could be used, with the last complaint.
@@ -110,6 +119,8 @@ class Reflector:
         for attempt in range(1, self._attempts + 1):
             reply = await self.ask(name, conversation)
             usage += reply.usage
+            if account is not None:
+                account(reply.usage)
             try:
                 value = _read(name, before, reply)
                 if rules:

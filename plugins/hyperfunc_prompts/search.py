@@ -105,6 +105,11 @@ class Search:
         train, validation: disjoint examples.
         test: the validation half of the acceptance test.
         run: the run's name, for events.
+
+    Attributes:
+        incumbent: the candidate whose texts the system has.
+        last_gain: by how much the last accepted one was above its predecessor, on validation.
+        usage: what the search used until now.
     """
 
     def __init__(
@@ -122,6 +127,7 @@ class Search:
         self.entries = {entry.name: entry for entry in entries}
         self.pool = CandidatePool({name: texts[name] for name in self.entries})
         self.incumbent = self.pool.seed
+        self.last_gain = 0.0
         self.test = test
         self._run = run
         self._runner = runner
@@ -129,17 +135,30 @@ class Search:
         self._examples = dict(zip(keys, [*train, *validation], strict=True))
         self.train, self.validation = keys[: len(train)], keys[len(train) :]
         self._trials: dict[tuple[int, str], Trial] = {}
+        self.usage = Usage()
+
+    def account(self, usage: Usage) -> None:
+        """Count what a request for a text used; runs are counted by :meth:`trials`."""
+        self.usage += usage
+
+    def forget_scores(self) -> None:
+        """Every score is of another program: other parameters of the system have changed."""
+        self._trials.clear()
+        for candidate in self.pool:
+            candidate.scores.clear()
 
     async def trials(self, candidate: Candidate, keys: Sequence[str]) -> list[Trial]:
         """The candidate's trials on these examples; only those that are missing are run."""
         missing = [key for key in keys if (candidate.id, key) not in self._trials]
         if missing:
             trials = await self._runner.run(candidate.texts, [self._examples[key] for key in missing])
+            cost = Usage(evaluations=len(missing))
             for key, trial in zip(missing, trials, strict=True):
                 self._trials[candidate.id, key] = trial
                 candidate.scores[key] = trial.score
-                candidate.cost += trial.tape.usage
-            candidate.cost += Usage(evaluations=len(missing))
+                cost += trial.tape.usage
+            candidate.cost += cost
+            self.usage += cost
         return [self._trials[candidate.id, key] for key in keys]
 
     async def beats_on_minibatch(self, child: Candidate, parent: Candidate, keys: Sequence[str]) -> bool:
@@ -167,6 +186,7 @@ class Search:
             child.verdict = "rejected"
             return False
         child.verdict = "accepted"
+        self.last_gain = comparison.mean_b - incumbent
         before, self.incumbent = self.incumbent, child
         self.system.set_theta(child.texts)
         for name, value in child.texts.items():
@@ -186,5 +206,4 @@ class Search:
         for candidate in self.pool:
             if candidate.verdict == "pending":
                 candidate.reason = f"not judged: the run ended ({finish_reason})"
-        usage = sum((candidate.cost for candidate in self.pool), Usage())
-        return PromptSearchResult(self.pool, self.incumbent, finish_reason, self._runner.evaluations, usage)
+        return PromptSearchResult(self.pool, self.incumbent, finish_reason, self._runner.evaluations, self.usage)
