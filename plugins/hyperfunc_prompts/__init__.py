@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hyperfunc_prompts.attribution import Oracle
     from hyperfunc_prompts.backward import BackwardContext, CallFeedback
     from hyperfunc_prompts.blame import Blame, ComponentBlame, assign_blame
+    from hyperfunc_prompts.choice import BlameDriven, ComponentChoice, RoundRobin
     from hyperfunc_prompts.errors import (
         ProposalRefusedError,
         ReflectorOutageError,
@@ -37,12 +38,14 @@ __all__ = [
     "Adapter",
     "BackwardContext",
     "Blame",
+    "BlameDriven",
     "CallFeedback",
     "Candidate",
     "CandidatePool",
     "ChatAdapter",
     "Complete",
     "ComponentBlame",
+    "ComponentChoice",
     "Feedback",
     "FeedbackAscent",
     "InputField",
@@ -63,6 +66,7 @@ __all__ = [
     "ReflectivePareto",
     "ReflectorOutageError",
     "Reply",
+    "RoundRobin",
     "Signature",
     "SignatureError",
     "TextualLoss",
@@ -87,6 +91,9 @@ _HOMES = {
     "Blame": "blame",
     "ComponentBlame": "blame",
     "assign_blame": "blame",
+    "BlameDriven": "choice",
+    "ComponentChoice": "choice",
+    "RoundRobin": "choice",
     "ProposalRefusedError": "errors",
     "ReflectorOutageError": "errors",
     "SignatureError": "errors",

@@ -32,7 +32,7 @@ from hyperfunc_prompts.attribution import Attribution, Oracle, RightOutputs, att
 from hyperfunc_prompts.interventions import Rerun, Rerunner
 from hyperfunc_prompts.trials import Trial, TrialRunner, example_keys
 
-__all__ = ["Blame", "ComponentBlame", "Oracle", "assign_blame"]
+__all__ = ["Blame", "ComponentBlame", "Oracle", "assign_blame", "blame_with"]
 
 T = TypeVar("T")
 
@@ -162,23 +162,54 @@ async def assign_blame(
         ConfigurationError: a number is out of its range.
         EvaluationError: examples or metric are wrong.
     """
+    return await blame_with(
+        TrialRunner(system, metric, concurrency=concurrency, failure_score=failure_score, seed=seed),
+        examples,
+        oracles,
+        budget,
+        theta=theta,
+        recorded=recorded,
+        others=others,
+        resamples=resamples,
+        sure=sure,
+        perfect_score=perfect_score,
+        confidence=confidence,
+    )
+
+
+async def blame_with(
+    runner: TrialRunner,
+    examples: Sequence[Example],
+    oracles: Mapping[str, Oracle] | None = None,
+    budget: Budget | None = None,
+    *,
+    theta: Mapping[str, ThetaValue] | None = None,
+    recorded: Iterable[Trial] = (),
+    others: Iterable[Trial] = (),
+    resamples: int = 0,
+    sure: float = 0.99,
+    perfect_score: float = 1.0,
+    confidence: float = 0.95,
+) -> Blame:
+    """:func:`assign_blame` with a runner that is there; its evaluations are counted there too."""
     if resamples < 0 or not sure > 0:
         raise ConfigurationError(f"expected resamples ≥ 0 and sure > 0, got {resamples} and {sure}")
-    runner = TrialRunner(system, metric, concurrency=concurrency, failure_score=failure_score, seed=seed)
     known = {trial.example.id: trial for trial in recorded if len(trial.tape)}
     best: dict[str, Trial] = {}
     for trial in others:
         if trial.example.id not in best or trial.score > best[trial.example.id].score:
             best[trial.example.id] = trial
     search = _Search(runner, as_examples(examples), oracles or {}, known, best, resamples, perfect_score, confidence)
-    program, scope = system.program(theta), current_scope()
+    program, scope = runner.system.program(theta), current_scope()
     with enter_scope(
         budget=scope.budget if budget is None else budget,
         store=MemoryCallStore() if scope.store is None else scope.store,
         evaluating=True,
     ):
         reason = await search.go_through(program, sure)
-    return search.result(reason)
+    blame = search.result(reason)
+    runner.evaluations += blame.evaluations
+    return blame
 
 
 class _Search:
