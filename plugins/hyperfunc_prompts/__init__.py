@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hyperfunc_prompts.backward import BackwardContext, CallFeedback
     from hyperfunc_prompts.blame import Blame, ComponentBlame, assign_blame
     from hyperfunc_prompts.choice import BlameDriven, ComponentChoice, RoundRobin
+    from hyperfunc_prompts.demos import BootstrapDemos
     from hyperfunc_prompts.errors import (
         ProposalRefusedError,
         ReflectorOutageError,
@@ -39,6 +40,7 @@ __all__ = [
     "BackwardContext",
     "Blame",
     "BlameDriven",
+    "BootstrapDemos",
     "CallFeedback",
     "Candidate",
     "CandidatePool",
@@ -92,6 +94,7 @@ _HOMES = {
     "ComponentBlame": "blame",
     "assign_blame": "blame",
     "BlameDriven": "choice",
+    "BootstrapDemos": "demos",
     "ComponentChoice": "choice",
     "RoundRobin": "choice",
     "ProposalRefusedError": "errors",
