@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hyperfunc_prompts.adapters import Adapter, ChatAdapter, JSONAdapter
     from hyperfunc_prompts.ascent import Feedback, FeedbackAscent, RecordedRun, TextualLoss
     from hyperfunc_prompts.attribution import Oracle
-    from hyperfunc_prompts.backward import BackwardContext, CallFeedback
+    from hyperfunc_prompts.backward import BackwardContext, CallFeedback, HasBackward, backward_of
     from hyperfunc_prompts.blame import Blame, ComponentBlame, assign_blame
     from hyperfunc_prompts.choice import BlameDriven, ComponentChoice, RoundRobin
     from hyperfunc_prompts.demos import BootstrapDemos
@@ -50,6 +50,7 @@ __all__ = [
     "ComponentChoice",
     "Feedback",
     "FeedbackAscent",
+    "HasBackward",
     "InputField",
     "JSONAdapter",
     "NoOpPromptOptimizer",
@@ -74,6 +75,7 @@ __all__ = [
     "TextualLoss",
     "UnusableProposalError",
     "assign_blame",
+    "backward_of",
     "check_form",
 ]
 
@@ -90,6 +92,8 @@ _HOMES = {
     "Oracle": "attribution",
     "BackwardContext": "backward",
     "CallFeedback": "backward",
+    "HasBackward": "backward",
+    "backward_of": "backward",
     "Blame": "blame",
     "ComponentBlame": "blame",
     "assign_blame": "blame",
