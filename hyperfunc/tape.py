@@ -6,6 +6,7 @@ it, so nothing is kept when they let go. Edges between calls are worked out when
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Awaitable, Generator, Iterator
 from contextlib import contextmanager
@@ -57,6 +58,14 @@ class Call:
     @property
     def seconds(self) -> float:
         return 0.0 if self.end is None else self.end - self.start
+
+    def inputs(self, signature: inspect.Signature) -> dict[str, Any]:
+        """The arguments by the names that the component's signature gives them; those of ``**rest`` by their own."""
+        named = dict(signature.bind_partial(*self.args, **self.kwargs).arguments)
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                named.update(named.pop(name, {}))
+        return named
 
 
 @dataclass(frozen=True, slots=True)

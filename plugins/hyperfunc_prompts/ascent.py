@@ -31,7 +31,7 @@ from hyperfunc.selection import as_examples
 from hyperfunc.tape import Call, Tape
 from hyperfunc.usage import Usage
 from hyperfunc_prompts.acceptance import AcceptanceTest, passes_minibatch
-from hyperfunc_prompts.backward import Backward, CallFeedback, named_arguments, own_backward, propagate
+from hyperfunc_prompts.backward import Backward, CallFeedback, own_backward, propagate
 from hyperfunc_prompts.pool import Candidate, CandidatePool
 from hyperfunc_prompts.reflection import Complete, Reflector, section
 from hyperfunc_prompts.search import Search, trainable_texts
@@ -211,7 +211,7 @@ class FeedbackAscent:
         components = self._system.registry.all_components()
 
         def inputs_of(call: Call) -> Mapping[str, Any]:
-            return named_arguments(components[call.function], call.args, call.kwargs)
+            return call.inputs(components[call.function].signature)
 
         async def reason(question: str) -> str:
             reply = await self._reflector.ask("a component's backward", [{"role": "user", "content": question}])

@@ -22,7 +22,6 @@ from typing import Any
 from hyperfunc.evaluation.example import Example
 from hyperfunc.tape import Call, Tape
 from hyperfunc.usage import Usage
-from hyperfunc_prompts.backward import named_arguments
 from hyperfunc_prompts.interventions import Outcome, Place, Rerun, Rerunner, digest, places
 
 __all__ = ["Attribution", "Oracle", "RightOutputs", "attribute"]
@@ -97,7 +96,7 @@ class RightOutputs:
         """The right output of ``call``; of a better run the one for the same inputs, else the one in the same place."""
         oracle = self._oracles.get(call.function)
         if oracle is not None:
-            output = oracle(self._example, named_arguments(self._functions[call.function], call.args, call.kwargs))
+            output = oracle(self._example, call.inputs(self._functions[call.function].signature))
             return Outcome(await output if inspect.isawaitable(output) else output)
         content = digest(list(call.args), call.kwargs)
         same = None if content is None else self._by_content.get((call.function, content))

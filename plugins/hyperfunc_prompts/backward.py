@@ -19,7 +19,6 @@ __all__ = [
     "CallFeedback",
     "HasBackward",
     "backward_of",
-    "named_arguments",
     "own_backward",
     "propagate",
 ]
@@ -108,16 +107,6 @@ class Propagated:
 
     calls: list[CallFeedback] = field(default_factory=list)
     edges: set[tuple[str, str]] = field(default_factory=set)
-
-
-def named_arguments(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """A call's arguments by the names that the component's signature gives them; those of ``**rest`` by their own."""
-    signature: inspect.Signature = function.signature
-    named = dict(signature.bind_partial(*args, **kwargs).arguments)
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            named.update(named.pop(name, {}))
-    return named
 
 
 async def propagate(

@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.parameters.theta import JSONValue
-from hyperfunc_prompts.backward import named_arguments
 from hyperfunc_prompts.optimizer import PromptOptimizer
 from hyperfunc_prompts.pool import Candidate
 from hyperfunc_prompts.predict import Predict, Prediction
@@ -178,7 +177,7 @@ def _shown_calls(name: str, component: Predict, passing: Mapping[str, Trial]) ->
     """Every call of the component in the passing runs, as a demo, with the key of its example."""
     function = name.removesuffix(f".{_DEMOS}")
     return [
-        (key, component.demo({**named_arguments(component, call.args, call.kwargs), **call.output}))
+        (key, component.demo({**call.inputs(component.signature), **call.output}))
         for key, trial in passing.items()
         for call in trial.tape
         if call.function == function and call.error is None and isinstance(call.output, Prediction)
