@@ -101,6 +101,8 @@ class PromptOptimizer(ABC):
         train_data: Sequence[Example],
         metric_fn: Any = None,
         feedback_fn: FeedbackFunction | None = None,
+        *,
+        val_data: Sequence[Example] | None = None,
     ) -> PromptSearchResult:
         """Improve the system's trainable texts: :meth:`start`, and steps until the search ends.
 
@@ -109,7 +111,7 @@ class PromptOptimizer(ABC):
             UnusableProposalError: none of its replies could be used.
             EvaluationError: examples or metric are wrong; what a run raises passes unchanged.
         """
-        search = await self.start(system, train_data, metric_fn, feedback_fn)
+        search = await self.start(system, train_data, metric_fn, feedback_fn, val_data=val_data)
         while await search.step() is not None:
             pass
         return search.result()
@@ -120,12 +122,15 @@ class PromptOptimizer(ABC):
         train_data: Sequence[Example],
         metric_fn: Any = None,
         feedback_fn: FeedbackFunction | None = None,
+        *,
+        val_data: Sequence[Example] | None = None,
     ) -> PromptSearch:
         """A search that waits for its first :meth:`~hyperfunc_prompts.steps.PromptSearch.step`.
 
         Args:
             system: a :class:`~hyperfunc.system.HyperSystem`.
-            train_data: to learn from and, unless ``validation`` is given, to hold out from.
+            train_data: to learn from and, unless there are examples to accept on, to hold out from.
+            val_data: examples to accept on; ``None`` takes the optimizer's ``validation``.
             metric_fn: ``(predictions, expected) -> float``, asked per example; a scorer, or a scorer's name.
             feedback_fn: ``(inputs, output, expected)`` to a text or to several by column.
 
@@ -136,7 +141,8 @@ class PromptOptimizer(ABC):
         metric = metric_fn if metric_fn is not None else self.scorer
         if metric is None:
             raise ConfigurationError("nothing to score by; give optimize a metric_fn, or the optimizer a scorer=")
-        train, validation = split_validation(train_data, self.validation, self.seed)
+        held_out = self.validation if val_data is None else val_data
+        train, validation = split_validation(train_data, held_out, self.seed)
         await discover(system, train)
         runner = TrialRunner(
             system,
@@ -147,9 +153,10 @@ class PromptOptimizer(ABC):
             seed=self.seed,
         )
         entries = trainable_texts(system)
-        test = AcceptanceTest(self.false_accept_rate, max(1, self.most_validations(len(entries))), self.seed)
+        most = max(1, self.most_validations(len(entries)))
+        test = AcceptanceTest(self.false_accept_rate, most, self.seed)
         search = Search(system, entries, runner, train, validation, test, self.name)
-        return PromptSearch(search, self.proposer(search) if entries else None)
+        return PromptSearch(search, self.proposer(search) if entries else None, most, self.perfect_score)
 
     def _feedback(self, metric: Any, feedback_fn: FeedbackFunction | None) -> FeedbackFunction | None:
         """The caller's feedback and, where it does not score already, the scorer's."""

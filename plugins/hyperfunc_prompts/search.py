@@ -6,6 +6,7 @@ proposed.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hyperfunc.evaluation.example import Example
 from hyperfunc.parameters.theta import JSONValue
 from hyperfunc.plugins import current_plugins
 from hyperfunc.registry import TextEntry
+from hyperfunc.scope import current_scope
 from hyperfunc.selection import as_examples
 from hyperfunc.usage import Usage
 from hyperfunc_prompts.acceptance import AcceptanceTest, passes_minibatch
@@ -147,6 +149,17 @@ class Search:
         self._trials.clear()
         for candidate in self.pool:
             candidate.scores.clear()
+        self.pool.reopen()
+
+    def examples(self, keys: Sequence[str]) -> list[Example]:
+        """The examples of these keys."""
+        return [self._examples[key] for key in keys]
+
+    def mean(self, candidate: Candidate) -> float:
+        """The candidate's mean score on the validation examples; NaN where it was not run on all of them."""
+        if any(key not in candidate.scores for key in self.validation):
+            return math.nan
+        return candidate.mean(self.validation)
 
     async def trials(self, candidate: Candidate, keys: Sequence[str]) -> list[Trial]:
         """The candidate's trials on these examples; only those that are missing are run."""
@@ -158,6 +171,7 @@ class Search:
                 self._trials[candidate.id, key] = trial
                 candidate.scores[key] = trial.score
                 cost += trial.tape.usage
+                candidate.note_run(trial.tape.worth)
             candidate.cost += cost
             self.usage += cost
         return [self._trials[candidate.id, key] for key in keys]
@@ -190,6 +204,8 @@ class Search:
         await self.trials(child, self.validation)
         comparison = self.test.compare(self.pool.seed.scores, child.scores, self.validation)
         incumbent = self.incumbent.mean(self.validation)
+        for judged in (self.pool.seed, self.incumbent, child):
+            judged.fitness = judged.mean(self.validation)
         child.evidence["validation"] = {**comparison.to_dict(), "level": self.test.level, "incumbent": incumbent}
         child.reason = f"validation, seed to child: {comparison}; incumbent {incumbent:.4g}"
         if comparison.mean_b <= incumbent or not self.test.accepts(comparison):
@@ -199,6 +215,8 @@ class Search:
         self.last_gain = comparison.mean_b - incumbent
         before, self.incumbent = self.incumbent, child
         self.system.set_theta(child.texts)
+        if current_scope().replaying:
+            return True
         for name, value in child.texts.items():
             if value != before.texts[name]:
                 current_plugins().emit(
