@@ -330,8 +330,9 @@ class _Search:
         cases = list(self._found.values())
         names = list(dict.fromkeys(name for found in cases for name in found.components))
         gains = np.array([[found.gains.get(name, 0.0) for name in names] for found in cases])
-        draws = np.random.default_rng(abs(self._runner.seed)).integers(0, len(cases), size=(_DRAWS, len(cases)))
-        totals = gains[draws].sum(1)  # [draws, components]
+        generator = np.random.default_rng(abs(self._runner.seed))
+        times = generator.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=_DRAWS)  # [draws, failing]
+        totals = times @ gains  # [draws, components]
         # Equal sums of floats added in another order differ in their last digits.
         leading = (totals >= totals.max(1, keepdims=True) - 1e-9) & (totals > 1e-9)
         return names, gains, (leading / np.maximum(leading.sum(1, keepdims=True), 1)).mean(0).tolist()

@@ -17,9 +17,10 @@ from hyperfunc.binding import Binding
 from hyperfunc.errors import EvaluationError
 from hyperfunc.evaluation.content import content_digest
 from hyperfunc.evaluation.example import Example
+from hyperfunc.plugins import call_listener
 from hyperfunc.program import Program
 from hyperfunc.scope import current_scope, enter_scope
-from hyperfunc.tape import Call, Tape, current_call, recording
+from hyperfunc.tape import Call, Tape, current_call, current_tape, recording
 from hyperfunc_llm.errors import ContentError
 from hyperfunc_prompts.trials import TrialRunner
 
@@ -89,6 +90,17 @@ class _RoutedTape(Tape):
 
     batches_first = True
 
+    def add(self, component: str, args: tuple[Any, ...], kwargs: dict[str, Any], outcome: Outcome) -> Call:
+        """A call that was answered without being made; nobody who listens to calls hears of it."""
+        listener, self.listener = self.listener, None
+        try:
+            call = self.begin(component, args, kwargs, current_call())
+            call.output, call.error = outcome.output, outcome.error
+            self.finish(call)
+        finally:
+            self.listener = listener
+        return call
+
 
 class Rerunner:
     """Runs one example again and again under one θ.
@@ -130,17 +142,14 @@ class Rerunner:
             replay: the known calls that may be replayed; all without it.
             repeat: which repetition this is, for the calls that are made; what repetition 0 makes is learned.
         """
-        tape = _RoutedTape()
+        tape = _RoutedTape(call_listener() if current_tape() is None else None)
         made_of: Counter[str] = Counter()
         seen: Counter[tuple[str, str]] = Counter()
         replayed: set[CallKey] = set()
         answered: set[int] = set()
 
         async def answer(component: str, args: tuple[Any, ...], kwargs: dict[str, Any], outcome: Outcome) -> Any:
-            call = tape.begin(component, args, kwargs, current_call())
-            call.output, call.error = outcome.output, outcome.error
-            tape.finish(call)
-            answered.add(call.id)
+            answered.add(tape.add(component, args, kwargs, outcome).id)
             if outcome.error is not None:
                 raise outcome.error
             return outcome.output

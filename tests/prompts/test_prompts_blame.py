@@ -16,7 +16,9 @@ from hyperfunc import Budget, Example, HyperSystem, hyperfunction
 from hyperfunc.calls import MemoryCallStore
 from hyperfunc.errors import ConfigurationError, UnknownParameterError
 from hyperfunc.evaluation import ExactMatch
+from hyperfunc.plugins import load_plugins, use_plugins
 from hyperfunc.scope import current_scope, enter_scope
+from hyperfunc.testing.fakes import RecordingEvents
 from hyperfunc.testing.llm_server import LLMServer
 from hyperfunc_llm import Endpoint, LLMRuntime, make_llm_completion, use_runtime
 from hyperfunc_llm.errors import OutputValidationError
@@ -86,6 +88,15 @@ async def test_only_what_follows_a_change_is_called_again() -> None:
     assert CALLS == {"c": 10 + 8, "d": 10 + 8}
     assert (blame.calls_made, blame.evaluations) == (36, 18)
     assert blame.calls_replayed == 18 * 2  # a and b
+
+
+async def test_who_listens_hears_of_calls_that_are_made_and_of_no_others() -> None:
+    events = RecordingEvents()
+    with use_plugins(load_plugins([("events", events)], entry_points=False)):
+        blame = await assign_blame(_chain("b"), DATA[:3], ExactMatch(), ORACLES)
+    heard = Counter(given["component"] for event, given in events.events if event == "before_call")
+    assert heard == CALLS
+    assert blame.calls_made == sum(CALLS.values())
 
 
 async def test_the_store_answers_paid_calls_upstream() -> None:
