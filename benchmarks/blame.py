@@ -1,6 +1,6 @@
 """How often the faulty component of four is named first, over generated worlds with known faults.
 
-    python -m benchmarks.blame [--seeds 5]
+    python -m benchmarks.blame [--seeds 5] [--examples 40]
 
 A world is a program of four components that pass on meanings in varying words; one of them loses the meaning at some
 rate, or always for some inputs. The others slip now and then, wordings change at every new call, and the metric errs.
@@ -227,12 +227,12 @@ async def blamed_alone(world: World, examples: int = 40) -> Verdict:
     return Verdict(top, 1.0, failing, sum(world.calls.values()), own)
 
 
-async def measure(seeds: int) -> Mapping[tuple[str, str], list[tuple[World, Verdict]]]:
+async def measure(seeds: int, examples: int) -> Mapping[tuple[str, str], list[tuple[World, Verdict]]]:
     """All worlds by source and topology."""
     found: dict[tuple[str, str], list[tuple[World, Verdict]]] = {}
     for source in ("oracles", "seen", "alone"):
         for world in worlds(seeds):
-            verdict = await (blamed_alone(world) if source == "alone" else blamed(world, source))
+            verdict = await (blamed_alone(world, examples) if source == "alone" else blamed(world, source, examples))
             found.setdefault((source, world.topology), []).append((world, verdict))
     return found
 
@@ -241,9 +241,10 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="worlds per topology and faulty component")
+    parser.add_argument("--examples", type=int, default=40, help="examples per world, passing ones included")
     parser.add_argument("--misses", action="store_true", help="also print every world that was got wrong")
     arguments = parser.parse_args()
-    found = asyncio.run(measure(arguments.seeds))
+    found = asyncio.run(measure(arguments.seeds, arguments.examples))
     print("| right outputs from | topology | faulty one first | calls, share of the examples' own runs (median) |")
     print("|---|---|---|---|")
     for source in ("oracles", "seen", "alone"):
