@@ -46,5 +46,6 @@ def hyperfunc_register_cli_commands(register: Register) -> None:
     register("runs", "hyperfunc.cli.runs:app", summary="List, show, compare, export and prune runs.")
     register("report", "hyperfunc.cli.runs_report:report", summary="Write a run's report as one HTML page.")
     register("graph", "hyperfunc.cli.runs_report:graph", summary="Draw a run's call graph.")
+    register("gate", "hyperfunc.cli.gate:gate", summary="Judge a candidate for CI by its exit code.")
     register("replay", "hyperfunc.cli.runs_replay:replay", summary="Run one example again without a paid call.")
     register("resume", "hyperfunc.cli.runs_replay:resume", summary="Take a run up where it was last kept.")

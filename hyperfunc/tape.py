@@ -6,6 +6,7 @@ it, so nothing is kept when they let go. Edges between calls are worked out when
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Awaitable, Generator, Iterator
 from contextlib import contextmanager
@@ -62,6 +63,14 @@ class Call:
     @property
     def seconds(self) -> float:
         return 0.0 if self.end is None else self.end - self.start
+
+    def inputs(self, signature: inspect.Signature) -> dict[str, Any]:
+        """The arguments by the names that the component's signature gives them; those of ``**rest`` by their own."""
+        named = dict(signature.bind_partial(*self.args, **self.kwargs).arguments)
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                named.update(named.pop(name, {}))
+        return named
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +154,8 @@ class Tape:
         """Dataflow between sibling calls, worked out from the values.
 
         Identity looks at the leaves of nested containers; numbers, booleans, ``None`` and one-character strings carry
-        no identity. Containment needs eight characters. A finished call that nobody is seen to use is taken to
-        precede the next sibling call ("order").
+        no identity. Containment needs eight characters. A finished call whose output no call is seen to use, not even
+        one that began much later, is taken to precede the next sibling call that is seen to use nothing ("order").
         """
         edges: list[Edge] = []
         for siblings in self._siblings():
@@ -175,32 +184,39 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _sibling_edges(calls: list[Call]) -> list[Edge]:
+    finished_before = {
+        target.id: [c for c in calls[:position] if c.end is not None and c.end <= target.start]
+        for position, target in enumerate(calls)
+    }
+    known = {target.id: _seen_flow(target, finished_before[target.id]) for target in calls}
+    # Only once all that is seen is known, what nobody uses: a call's output may go into one that begins much later.
+    used = {edge.source for edges in known.values() for edge in edges}
     edges: list[Edge] = []
-    used: set[int] = set()
-    for position, target in enumerate(calls):
-        inputs = list(_leaves([target.args, target.kwargs]))
-        identities = {id(leaf) for leaf in inputs if not (isinstance(leaf, str) and len(leaf) < 2)}
-        strings = [leaf for leaf in inputs if isinstance(leaf, str)]
-        finished = [c for c in calls[:position] if c.end is not None and c.end <= target.start]
-        for source in finished:
-            outputs = list(_leaves(source.output))
-            kind: Literal["identity", "containment"] | None = None
-            if any(id(leaf) in identities for leaf in outputs):
-                kind = "identity"
-            elif any(
-                isinstance(leaf, str) and len(leaf) >= _MINIMUM_CONTAINED and any(leaf in text for text in strings)
-                for leaf in outputs
-            ):
-                kind = "containment"
-            if kind is not None:
-                edges.append(Edge(source.id, target.id, kind))
-                used.add(source.id)
-        if not any(edge.target == target.id for edge in edges):
-            unused = [c for c in finished if c.id not in used]
-            if unused:
-                latest = max(unused, key=lambda c: c.end or 0.0)
-                edges.append(Edge(latest.id, target.id, "order"))
-                used.add(latest.id)
+    for target in calls:
+        edges += known[target.id]
+        unused = [c for c in finished_before[target.id] if c.id not in used]
+        if unused and not known[target.id]:
+            latest = max(unused, key=lambda c: c.end or 0.0)
+            edges.append(Edge(latest.id, target.id, "order"))
+            used.add(latest.id)
+    return edges
+
+
+def _seen_flow(target: Call, finished: list[Call]) -> list[Edge]:
+    """The edges into ``target`` that its inputs show."""
+    inputs = list(_leaves([target.args, target.kwargs]))
+    identities = {id(leaf) for leaf in inputs if not (isinstance(leaf, str) and len(leaf) < 2)}
+    strings = [leaf for leaf in inputs if isinstance(leaf, str)]
+    edges: list[Edge] = []
+    for source in finished:
+        outputs = list(_leaves(source.output))
+        if any(id(leaf) in identities for leaf in outputs):
+            edges.append(Edge(source.id, target.id, "identity"))
+        elif any(
+            isinstance(leaf, str) and len(leaf) >= _MINIMUM_CONTAINED and any(leaf in text for text in strings)
+            for leaf in outputs
+        ):
+            edges.append(Edge(source.id, target.id, "containment"))
     return edges
 
 

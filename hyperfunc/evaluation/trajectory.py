@@ -1,17 +1,27 @@
-"""Did a program call the right tools? Metrics of a sequence of calls. Knows names and arguments, not tapes."""
+"""Did a program call the right tools? Metrics of a sequence of calls, which may come from a tape."""
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from hyperfunc.errors import EvaluationError
 from hyperfunc.evaluation.content import content_digest
 from hyperfunc.evaluation.results import ScoreResult
+from hyperfunc.tape import Call as RecordedCall
+from hyperfunc.tape import Tape
 
 __all__ = ["Call", "Trajectory", "TrajectoryMetrics", "TrajectoryScorer", "trajectory_metrics"]
+
+
+class HasSignature(Protocol):
+    """A component, as far as its arguments' names go."""
+
+    @property
+    def signature(self) -> inspect.Signature: ...
 
 
 class Call(NamedTuple):
@@ -33,6 +43,22 @@ class Trajectory:
 
     def __init__(self, calls: Iterable[Call | str | tuple[str, Mapping[str, Any]]] = ()) -> None:
         object.__setattr__(self, "calls", tuple(_as_call(call) for call in calls))
+
+    @classmethod
+    def from_tape(
+        cls, tape: Tape, components: Mapping[str, HasSignature] | None = None, *, only: Container[str] | None = None
+    ) -> Trajectory:
+        """The calls of a recorded run, those made inside calls and those that failed included.
+
+        Args:
+            tape: from ``await system.record(inputs)``.
+            components: by dotted name, to name positional arguments (``system.registry.all_components()``). Of a call
+                whose component is not among them, these are named by their position: ``"0"``, ``"1"``, ….
+            only: dotted names of the components that count (the tools); all without it.
+        """
+        return cls(
+            (call.function, _inputs(call, components or {})) for call in tape if only is None or call.function in only
+        )
 
     @property
     def names(self) -> list[str]:
@@ -135,6 +161,13 @@ class TrajectoryScorer:
         if not words and not figures["exact_match"]:
             words = [f"right calls in another order: {', '.join(actual.names)}; expected {', '.join(wanted.names)}"]
         return ScoreResult(figures[self.metric], "; ".join(words), objectives=figures)
+
+
+def _inputs(call: RecordedCall, components: Mapping[str, HasSignature]) -> dict[str, Any]:
+    component = components.get(call.function)
+    if component is None:
+        return {**{str(position): value for position, value in enumerate(call.args)}, **call.kwargs}
+    return call.inputs(component.signature)
 
 
 def _as_trajectory(value: Any) -> Trajectory:

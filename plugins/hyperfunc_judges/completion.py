@@ -1,7 +1,8 @@
-"""How a judge asks a model: one function, given from outside. Knows no provider and no model.
+"""How a judge asks a model. Knows no provider, no model and no judge.
 
-A judge is given ``complete``, an asynchronous function of messages that returns the reply's text, or a :class:`Reply`
-when it also knows what the call used. Retries, limits, budgets and caches are that function's business.
+By default the model is an alias of the LLM runtime (:mod:`hyperfunc_llm`), resolved at each call. A judge may be given
+``complete`` instead, an asynchronous function of messages that returns the reply's text, or a :class:`Reply` when it
+also knows what the call used; retries, limits, budgets and caches are then that function's business.
 """
 
 from __future__ import annotations
@@ -73,19 +74,18 @@ async def ask(
     unchanged: an outage is no bad score.
 
     Args:
-        complete: the model; ``None`` is refused with advice.
+        complete: the model; ``None``: the LLM runtime's alias ``options["model"]``.
         messages: what to send.
         read: value of a reply; raises :class:`UnreadableReplyError`.
         reasks: how often to ask again, ≥ 0.
         options: for ``complete``.
     """
-    if complete is None:
-        raise ConfigurationError("this judge has no model to ask; give it complete=, an async function of messages")
+    asked: Complete = _through_runtime if complete is None else complete
     conversation = list(messages)
     usage = Usage()
     text = problem = ""
     for _ in range(1 + reasks):
-        reply = await complete(list(conversation), **options)
+        reply = await asked(list(conversation), **options)
         if isinstance(reply, Reply):
             usage += reply.usage
             reply = reply.text
@@ -99,6 +99,19 @@ async def ask(
         again = f"Your reply could not be read: {problem}. Answer again, in the form asked for and nothing else."
         conversation += [{"role": "assistant", "content": text}, {"role": "user", "content": again}]
     return Answer(None, text, problem, usage)
+
+
+async def _through_runtime(messages: list[Message], **options: Any) -> Reply:
+    # Imported here: a judge with a `complete` of its own needs no LLM runtime.
+    from hyperfunc_llm import EmptyResponseError, LLMRequest, current_runtime
+
+    params = dict(options)
+    model = str(params.pop("model"))
+    try:
+        response = await current_runtime().complete(model, LLMRequest(messages, params))
+    except EmptyResponseError as error:  # was paid for, and may be asked for again like any other unreadable reply
+        return Reply("", error.usage)
+    return Reply(response.content, response.spent)
 
 
 def section(tag: str, value: Any) -> str:

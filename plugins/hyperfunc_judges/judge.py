@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hyperfunc.errors import EvaluationError
-from hyperfunc.evaluation import ScoreResult, score_all
-from hyperfunc_judges.completion import Complete, Message, ask, section
+from hyperfunc.evaluation import ScoreResult
+from hyperfunc_judges.base import ScoringJudge
+from hyperfunc_judges.completion import Message, section
 from hyperfunc_judges.replies import json_object, number_in, strings_in, text_in
 
 __all__ = [
@@ -22,21 +23,17 @@ __all__ = [
 
 
 @dataclass
-class LLMJudge:
+class LLMJudge(ScoringJudge):
     """Asks a model for a mark, a reason and things to do better.
 
     The mark on ``scale`` becomes a score from 0 to 1. A reply without a readable mark inside the scale is asked for
     again; after that the score is ``None`` and the feedback says why. Marks are never clamped.
 
     Args:
-        model: alias or name of the model, handed to ``complete``.
         criteria: what to judge by.
         scale: lowest and highest mark.
-        include_inputs: whether the judge sees the program's inputs.
-        temperature: of the model.
-        complete: asks the model; see :class:`hyperfunc_judges.Complete`.
-        reasks: how often an unreadable reply is asked for again, ≥ 0.
-        max_tokens: longest reply.
+        model, include_inputs, temperature, complete, reasks, max_tokens: as in
+            :class:`~hyperfunc_judges.base.ModelJudge`.
     """
 
     model: str = "gpt-4o"
@@ -44,16 +41,12 @@ class LLMJudge:
     scale: tuple[float, float] = (1, 5)
     include_inputs: bool = True
     temperature: float = 0.0
-    complete: Complete | None = field(default=None, repr=False, kw_only=True)
-    reasks: int = field(default=1, kw_only=True)
-    max_tokens: int = field(default=1000, kw_only=True)
 
     def __post_init__(self) -> None:
         low, high = self.scale
         if not low < high:
             raise EvaluationError(f"scale must go from a lower to a higher mark, got {self.scale}")
-        if self.reasks < 0:
-            raise EvaluationError(f"reasks must be ≥ 0, got {self.reasks}")
+        super().__post_init__()
 
     async def score(self, output: Any, expected: Any, inputs: Mapping[str, Any] | None = None) -> ScoreResult:
         """Judge one output.
@@ -68,15 +61,7 @@ class LLMJudge:
             reply = json_object(text)
             return number_in(reply, "score", low, high), text_in(reply, "feedback"), strings_in(reply, "actions")
 
-        answer = await ask(
-            self.complete,
-            self.messages(output, expected, inputs),
-            read,
-            reasks=self.reasks,
-            model=self.model,
-            temperature=self.temperature,
-            max_tokens=self.max_tokens,
-        )
+        answer = await self._ask(self.messages(output, expected, inputs), read)
         if answer.problem:
             details = {"scale": self.scale, "reply": answer.reply}
             return ScoreResult(
@@ -87,21 +72,10 @@ class LLMJudge:
         details = {"raw_score": mark, "scale": self.scale, "actions": actions}
         return ScoreResult((mark - low) / (high - low), words, details, cost=answer.usage)
 
-    async def score_batch(
-        self,
-        outputs: Sequence[Any],
-        expected: Sequence[Any],
-        inputs: Sequence[Mapping[str, Any] | None] | None = None,
-    ) -> list[ScoreResult]:
-        """Judge all outputs concurrently; ``await`` it."""
-        return await score_all(self, outputs, expected, inputs)
-
     def messages(self, output: Any, expected: Any, inputs: Mapping[str, Any] | None = None) -> list[Message]:
         """Exactly what is sent to the model."""
         low, high = self.scale
-        parts = [section("criteria", self.criteria)]
-        if inputs and self.include_inputs:
-            parts.append(section("inputs", inputs))
+        parts = self._shown(self.criteria, inputs)
         if expected is not None:
             parts.append(section("expected", expected))
         parts.append(section("output", output))

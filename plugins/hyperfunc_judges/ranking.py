@@ -10,7 +10,8 @@ from hyperfunc.errors import EvaluationError
 from hyperfunc.evaluation import ScoreResult
 from hyperfunc.evaluation.concurrency import run_together
 from hyperfunc.usage import Usage
-from hyperfunc_judges.completion import Answer, Complete, Message, ask, section
+from hyperfunc_judges.base import ModelJudge
+from hyperfunc_judges.completion import Answer, Message, section
 from hyperfunc_judges.replies import json_object, ranking_in, text_in
 
 __all__ = ["RankingJudge", "scores_of_ranks"]
@@ -24,18 +25,14 @@ def scores_of_ranks(ranks: Sequence[float]) -> list[float]:
 
 
 @dataclass
-class RankingJudge:
+class RankingJudge(ModelJudge):
     """Asks a model to rank outputs, once in the given order and once reversed, and takes the mean of both ranks.
 
     Args:
-        model: alias or name of the model, handed to ``complete``.
         criteria: what to judge by.
-        include_inputs: whether the judge sees the program's inputs.
-        temperature: of the model.
         both_orders: ask a second time with the outputs reversed.
-        complete: asks the model.
-        reasks: how often an unreadable reply is asked for again, ≥ 0.
-        max_tokens: longest reply.
+        model, include_inputs, temperature, complete, reasks, max_tokens: as in
+            :class:`~hyperfunc_judges.base.ModelJudge`.
     """
 
     model: str = "gpt-4o"
@@ -43,9 +40,6 @@ class RankingJudge:
     include_inputs: bool = True
     temperature: float = 0.0
     both_orders: bool = field(default=True, kw_only=True)
-    complete: Complete | None = field(default=None, repr=False, kw_only=True)
-    reasks: int = field(default=1, kw_only=True)
-    max_tokens: int = field(default=1000, kw_only=True)
 
     async def rank(self, outputs: Sequence[Any], inputs: Mapping[str, Any] | None = None) -> list[ScoreResult]:
         """Score each of at least two outputs by its place.
@@ -61,7 +55,7 @@ class RankingJudge:
         orders = [list(range(count))]
         if self.both_orders:
             orders.append(orders[0][::-1])
-        answers = await run_together([self._ask([outputs[p] for p in order], inputs) for order in orders])
+        answers = await run_together([self._order([outputs[p] for p in order], inputs) for order in orders])
         cost = sum((answer.usage for answer in answers), Usage())
         totals, read, words = [0.0] * count, 0, []
         for order, answer in zip(orders, answers, strict=True):
@@ -86,9 +80,7 @@ class RankingJudge:
 
     def messages(self, outputs: Sequence[Any], inputs: Mapping[str, Any] | None = None) -> list[Message]:
         """Exactly what is sent to the model for one order."""
-        parts = [section("criteria", self.criteria)]
-        if inputs and self.include_inputs:
-            parts.append(section("inputs", inputs))
+        parts = self._shown(self.criteria, inputs)
         parts += [section(f"output_{number}", output) for number, output in enumerate(outputs, start=1)]
         parts.append(
             f"Rank the outputs 1 to {len(outputs)} by the criteria, best first; put equally good ones into a list of "
@@ -97,17 +89,9 @@ class RankingJudge:
         )
         return [{"role": "user", "content": "\n\n".join(parts)}]
 
-    async def _ask(self, outputs: Sequence[Any], inputs: Mapping[str, Any] | None) -> Answer:
+    async def _order(self, outputs: Sequence[Any], inputs: Mapping[str, Any] | None) -> Answer:
         def read(text: str) -> tuple[list[float], str]:
             reply = json_object(text)
             return ranking_in(reply, "ranking", len(outputs)), text_in(reply, "feedback")
 
-        return await ask(
-            self.complete,
-            self.messages(outputs, inputs),
-            read,
-            reasks=self.reasks,
-            model=self.model,
-            temperature=self.temperature,
-            max_tokens=self.max_tokens,
-        )
+        return await self._ask(self.messages(outputs, inputs), read)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hyperfunc.errors import EvaluationError
-from hyperfunc.evaluation import ScoreResult, score_all
-from hyperfunc_judges.completion import Complete, Message, UnreadableReplyError, ask, section
+from hyperfunc.evaluation import ScoreResult
+from hyperfunc_judges.base import ScoringJudge
+from hyperfunc_judges.completion import Message, UnreadableReplyError, section
 from hyperfunc_judges.replies import json_object, number_in, strings_in, text_in
 
 __all__ = ["Level", "Rubric", "RubricJudge"]
@@ -70,26 +71,19 @@ class Rubric:
 
 
 @dataclass
-class RubricJudge:
+class RubricJudge(ScoringJudge):
     """Asks a model for the level of an output; the score is the level's place between the lowest and the highest mark.
 
     Args:
         rubric: the levels.
-        model: alias or name of the model, handed to ``complete``.
-        include_inputs: whether the judge sees the program's inputs.
-        temperature: of the model.
-        complete: asks the model.
-        reasks: how often an unreadable reply is asked for again, ≥ 0.
-        max_tokens: longest reply.
+        model, include_inputs, temperature, complete, reasks, max_tokens: as in
+            :class:`~hyperfunc_judges.base.ModelJudge`.
     """
 
     rubric: Rubric
     model: str = "gpt-4o"
     include_inputs: bool = True
     temperature: float = 0.0
-    complete: Complete | None = field(default=None, repr=False, kw_only=True)
-    reasks: int = field(default=1, kw_only=True)
-    max_tokens: int = field(default=1000, kw_only=True)
 
     async def score(self, output: Any, expected: Any, inputs: Mapping[str, Any] | None = None) -> ScoreResult:
         """Judge one output; ``details`` hold ``raw_score``, ``level`` and ``actions``."""
@@ -100,15 +94,7 @@ class RubricJudge:
             mark = number_in(reply, "score", levels[0].mark, levels[-1].mark)
             return self.rubric.level(mark), text_in(reply, "feedback"), strings_in(reply, "actions")
 
-        answer = await ask(
-            self.complete,
-            self.messages(output, expected, inputs),
-            read,
-            reasks=self.reasks,
-            model=self.model,
-            temperature=self.temperature,
-            max_tokens=self.max_tokens,
-        )
+        answer = await self._ask(self.messages(output, expected, inputs), read)
         if answer.problem:
             words = f"the judge's reply could not be read: {answer.problem}"
             return ScoreResult(None, words, {"reply": answer.reply}, cost=answer.usage)
@@ -116,15 +102,6 @@ class RubricJudge:
         words = "\n".join([feedback, *(f"- {action}" for action in actions)] if feedback else actions)
         details = {"raw_score": level.mark, "level": level.name, "actions": actions}
         return ScoreResult(self.rubric.score(level.mark), words, details, cost=answer.usage)
-
-    async def score_batch(
-        self,
-        outputs: Sequence[Any],
-        expected: Sequence[Any],
-        inputs: Sequence[Mapping[str, Any] | None] | None = None,
-    ) -> list[ScoreResult]:
-        """Judge all outputs concurrently; ``await`` it."""
-        return await score_all(self, outputs, expected, inputs)
 
     def messages(self, output: Any, expected: Any, inputs: Mapping[str, Any] | None = None) -> list[Message]:
         """Exactly what is sent to the model."""

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from hyperfunc_prompts.acceptance import AcceptanceTest, check_form
     from hyperfunc_prompts.adapters import Adapter, ChatAdapter, JSONAdapter
     from hyperfunc_prompts.ascent import Feedback, FeedbackAscent, RecordedRun, TextualLoss
-    from hyperfunc_prompts.backward import BackwardContext, CallFeedback
+    from hyperfunc_prompts.attribution import Oracle
+    from hyperfunc_prompts.backward import BackwardContext, CallFeedback, HasBackward, backward_of
+    from hyperfunc_prompts.blame import Blame, ComponentBlame, assign_blame
+    from hyperfunc_prompts.choice import BlameDriven, ComponentChoice, RoundRobin
+    from hyperfunc_prompts.demos import BootstrapDemos
     from hyperfunc_prompts.errors import (
         ProposalRefusedError,
         ReflectorOutageError,
@@ -34,16 +38,23 @@ __all__ = [
     "AcceptanceTest",
     "Adapter",
     "BackwardContext",
+    "Blame",
+    "BlameDriven",
+    "BootstrapDemos",
     "CallFeedback",
     "Candidate",
     "CandidatePool",
     "ChatAdapter",
     "Complete",
+    "ComponentBlame",
+    "ComponentChoice",
     "Feedback",
     "FeedbackAscent",
+    "HasBackward",
     "InputField",
     "JSONAdapter",
     "NoOpPromptOptimizer",
+    "Oracle",
     "OutputField",
     "Predict",
     "Prediction",
@@ -58,10 +69,13 @@ __all__ = [
     "ReflectivePareto",
     "ReflectorOutageError",
     "Reply",
+    "RoundRobin",
     "Signature",
     "SignatureError",
     "TextualLoss",
     "UnusableProposalError",
+    "assign_blame",
+    "backward_of",
     "check_form",
 ]
 
@@ -75,8 +89,18 @@ _HOMES = {
     "FeedbackAscent": "ascent",
     "RecordedRun": "ascent",
     "TextualLoss": "ascent",
+    "Oracle": "attribution",
     "BackwardContext": "backward",
     "CallFeedback": "backward",
+    "HasBackward": "backward",
+    "backward_of": "backward",
+    "Blame": "blame",
+    "ComponentBlame": "blame",
+    "assign_blame": "blame",
+    "BlameDriven": "choice",
+    "BootstrapDemos": "demos",
+    "ComponentChoice": "choice",
+    "RoundRobin": "choice",
     "ProposalRefusedError": "errors",
     "ReflectorOutageError": "errors",
     "SignatureError": "errors",

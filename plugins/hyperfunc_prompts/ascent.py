@@ -31,7 +31,7 @@ from hyperfunc.selection import as_examples
 from hyperfunc.tape import Call, Tape
 from hyperfunc.usage import Usage
 from hyperfunc_prompts.acceptance import AcceptanceTest, passes_minibatch
-from hyperfunc_prompts.backward import Backward, CallFeedback, propagate
+from hyperfunc_prompts.backward import Backward, CallFeedback, own_backward, propagate
 from hyperfunc_prompts.pool import Candidate, CandidatePool
 from hyperfunc_prompts.reflection import Complete, Reflector, section
 from hyperfunc_prompts.search import Search, trainable_texts
@@ -106,7 +106,8 @@ class FeedbackAscent:
         steps: most steps that bring texts to validation; the false-accept rate is shared among them.
         conservatism: 0 to 1, how much of a text should stay as it is; the model is told.
         false_accept_rate: see :mod:`hyperfunc_prompts.acceptance`.
-        overrides: a backward of its own for a component, by dotted name.
+        overrides: a backward for a component, by dotted name, instead of its own (a method ``backward`` of its class or
+            module, or :func:`~hyperfunc_prompts.backward.backward_of`).
         attempts: replies asked for until one can be used.
         concurrency: most program runs at a time, when a step is tested.
         seed: of the runs' scopes and of permutations.
@@ -210,16 +211,17 @@ class FeedbackAscent:
         components = self._system.registry.all_components()
 
         def inputs_of(call: Call) -> Mapping[str, Any]:
-            # The real signature names positional arguments too.
-            return dict(components[call.function].signature.bind_partial(*call.args, **call.kwargs).arguments)
+            return call.inputs(components[call.function].signature)
 
         async def reason(question: str) -> str:
             reply = await self._reflector.ask("a component's backward", [{"role": "user", "content": question}])
             return reply.text
 
+        own = {name: defined for name, c in components.items() if (defined := own_backward(c)) is not None}
+        overrides = {**own, **self._overrides}
         told = await run_together(
             [
-                propagate(run.tape, action, score, inputs_of=inputs_of, overrides=self._overrides, reason=reason)
+                propagate(run.tape, action, score, inputs_of=inputs_of, overrides=overrides, reason=reason)
                 for run, action, score in zip(feedback.runs, feedback.actions, feedback.individual_scores, strict=True)
             ]
         )

@@ -9,11 +9,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from hyperfunc.tape import Call, Edge, Tape
 
-__all__ = ["Backward", "BackwardContext", "CallFeedback", "propagate"]
+__all__ = [
+    "Backward",
+    "BackwardContext",
+    "CallFeedback",
+    "HasBackward",
+    "backward_of",
+    "own_backward",
+    "propagate",
+]
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,41 @@ Backward = Callable[[BackwardContext], Any]
 """``(context) -> {source component: feedback text}``, plain or async; sources left out get nothing."""
 
 
+@runtime_checkable
+class HasBackward(Protocol):
+    """A component with a backward of its own, or the module that it wraps."""
+
+    def backward(self, context: BackwardContext, /) -> Any:
+        """As :data:`Backward`."""
+        ...
+
+
+def own_backward(component: Any) -> Backward | None:
+    """The backward that was defined on a component: a method of its class, of the module that it wraps, or an attribute
+    that :func:`backward_of` (or an assignment) gave it."""
+    for thing in (component, component.fn):
+        if isinstance(thing, HasBackward):
+            return thing.backward
+    return None
+
+
+F = TypeVar("F", bound=Backward)
+
+
+def backward_of(component: Any) -> Callable[[F], F]:
+    """Make the decorated function the backward of ``component``, a function that was made a component before::
+
+    @backward_of(join)
+    async def blame_the_second(context: BackwardContext) -> dict[str, str]: ...
+    """
+
+    def define(backward: F) -> F:
+        component.backward = backward
+        return backward
+
+    return define
+
+
 @dataclass
 class Propagated:
     """What one tape gave: feedback per call, and which component's outputs went into which."""
@@ -90,11 +133,7 @@ async def propagate(
     incoming: dict[int, list[Edge]] = {}
     consumed: set[int] = set()
     by_id = {call.id: call for call in tape}
-    edges = tape.edges()
-    known = {edge.source for edge in edges if edge.kind != "order"}
-    for edge in edges:
-        if edge.kind == "order" and edge.source in known:
-            continue  # guessed before its output was used, which came later
+    for edge in tape.edges():
         incoming.setdefault(edge.target, []).append(edge)
         consumed.add(edge.source)
         found.edges.add((by_id[edge.source].function, by_id[edge.target].function))

@@ -17,6 +17,7 @@ from typing import Any
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.parameters.theta import JSONValue
+from hyperfunc_prompts.choice import ComponentChoice, component_choice_named
 from hyperfunc_prompts.evidence import worst_first
 from hyperfunc_prompts.optimizer import PromptOptimizer
 from hyperfunc_prompts.pool import Candidate, CandidatePool
@@ -38,6 +39,8 @@ class ReflectivePareto(PromptOptimizer):
         context_size: tokens of one request to ``model``, estimated from bytes.
         minibatch: training examples that a proposal is made from and first tested on.
         merges: most merges, ≥ 0; they need at least two texts.
+        component_choice: whose text is rewritten: ``"round-robin"``, ``"blame"`` (who makes the minibatch fail), or a
+            :class:`~hyperfunc_prompts.choice.ComponentChoice`, as ``BlameDriven(oracles)``.
         model, verbose, …: as in :class:`~hyperfunc_prompts.optimizer.PromptOptimizer`.
     """
 
@@ -53,6 +56,7 @@ class ReflectivePareto(PromptOptimizer):
         *,
         minibatch: int = 3,
         merges: int = 5,
+        component_choice: str | ComponentChoice = "round-robin",
         validation: Sequence[Example] | float = 0.4,
         false_accept_rate: float = 0.05,
         perfect_score: float = 1.0,
@@ -82,6 +86,7 @@ class ReflectivePareto(PromptOptimizer):
         )
         self.merges = merges
         self.batch_size = minibatch
+        self.component_choice = component_choice_named(component_choice, perfect_score)
 
     def most_validations(self, texts: int) -> int:
         return self.max_iterations + (self.merges if texts > 1 else 0)
@@ -132,9 +137,9 @@ class _Population(Proposer):
         failures = worst_first(await search.trials(parent, batch), options.perfect_score)
         if not failures:
             return None
-        names = list(search.entries)
         turn = self._turns.get(parent.id, 0)
-        child = await self._rewriter.child(search, parent, names[turn % len(names)], failures, options.name)
+        name = await options.component_choice.choose(search, parent, failures, turn)
+        child = await self._rewriter.child(search, parent, name, failures, options.name)
         self._turns[parent.id] = self._turns[child.id] = turn + 1
         if child.verdict == "pending" and await search.beats_on_minibatch(child, parent, batch):
             await search.decide(child)

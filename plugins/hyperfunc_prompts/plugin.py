@@ -11,6 +11,7 @@ __all__: list[str] = []
 def hyperfunc_register_prompt_optimizers(register: Register) -> None:
     for name, target in {
         "prompt-learning": "learning:PromptLearningOptimizer",
+        "bootstrap-demos": "demos:BootstrapDemos",
         "reflective-pareto": "pareto:ReflectivePareto",
         "noop": "noop:NoOpPromptOptimizer",
     }.items():

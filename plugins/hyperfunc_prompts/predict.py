@@ -116,7 +116,7 @@ class Predict(LLMFunction[..., Prediction]):
             raise SignatureError(f"Predict needs a subclass of Signature, got {signature!r}")
         self.predicted = signature
         self.adapter = adapter_named(adapter)
-        self._initial_demos = [self._checked_demo(demo) for demo in demos]
+        self._initial_demos = [self.demo(demo) for demo in demos]
         connection = Endpoint.connection(api_key=api_key, base_url=None, limited=None if rate_limit else False)
         bound = connection if endpoint is None else connection.over(endpoint)
         task = signature.instructions()
@@ -162,6 +162,23 @@ class Predict(LLMFunction[..., Prediction]):
         """
         return self._messages(str(self._text("prompt")), self._text("demos"), inputs)
 
+    def demo(self, values: Mapping[str, Any]) -> dict[str, JSONValue]:
+        """An example for :attr:`texts` ``["demos"]``: values by field name, in the signature's order, as JSON values.
+
+        Raises:
+            SignatureError: an unknown field, a missing input, or no output at all.
+        """
+        types = self.predicted.types()
+        unknown = sorted(values.keys() - types.keys())
+        missing = [name for name in self.predicted.input_fields() if name not in values]
+        outputs = [name for name in self.predicted.output_fields() if name in values]
+        if unknown or missing or not outputs:
+            raise SignatureError(
+                f"a demo of {self.predicted.__name__} needs {list(self.predicted.input_fields())} and at least one of "
+                f"{list(self.predicted.output_fields())}, got {sorted(values)}"
+            )
+        return {name: as_json_value(types[name], values[name]) for name in types if name in values}
+
     def _text(self, name: str) -> Any:
         frame = active_frame.get()
         if frame is None:
@@ -177,15 +194,3 @@ class Predict(LLMFunction[..., Prediction]):
 
     def _judge(self, response: LLMResponse) -> LLMResponse:
         return replace(response, parsed=self.adapter.read(self.predicted, response.content))
-
-    def _checked_demo(self, demo: Mapping[str, Any]) -> dict[str, JSONValue]:
-        types = self.predicted.types()
-        unknown = sorted(demo.keys() - types.keys())
-        missing = [name for name in self.predicted.input_fields() if name not in demo]
-        outputs = [name for name in self.predicted.output_fields() if name in demo]
-        if unknown or missing or not outputs:
-            raise SignatureError(
-                f"a demo of {self.predicted.__name__} needs {list(self.predicted.input_fields())} and at least one of "
-                f"{list(self.predicted.output_fields())}, got {sorted(demo)}"
-            )
-        return {name: as_json_value(types[name], demo[name]) for name in types if name in demo}

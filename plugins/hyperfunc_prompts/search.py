@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +112,7 @@ class Search:
         incumbent: the candidate whose texts the system has.
         last_gain: by how much the last accepted one was above its predecessor, on validation.
         usage: what the search used until now.
+        runner: runs examples under texts.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class Search:
         self.last_gain = 0.0
         self.test = test
         self._run = run
-        self._runner = runner
+        self.runner = runner
         keys = example_keys([*train, *validation])
         self._examples = dict(zip(keys, [*train, *validation], strict=True))
         self.train, self.validation = keys[: len(train)], keys[len(train) :]
@@ -164,7 +165,7 @@ class Search:
         """The candidate's trials on these examples; only those that are missing are run."""
         missing = [key for key in keys if (candidate.id, key) not in self._trials]
         if missing:
-            trials = await self._runner.run(candidate.texts, [self._examples[key] for key in missing])
+            trials = await self.runner.run(candidate.texts, [self._examples[key] for key in missing])
             cost = Usage(evaluations=len(missing))
             for key, trial in zip(missing, trials, strict=True):
                 self._trials[candidate.id, key] = trial
@@ -174,6 +175,15 @@ class Search:
             candidate.cost += cost
             self.usage += cost
         return [self._trials[candidate.id, key] for key in keys]
+
+    def known_trials(self, examples: Iterable[Example]) -> dict[int, list[Trial]]:
+        """The trials on these examples that were made until now, by candidate id."""
+        ids = {example.id for example in examples}
+        found: dict[int, list[Trial]] = {}
+        for (candidate, _), trial in self._trials.items():
+            if trial.example.id in ids:
+                found.setdefault(candidate, []).append(trial)
+        return found
 
     async def beats_on_minibatch(self, child: Candidate, parent: Candidate, keys: Sequence[str]) -> bool:
         """The cheap half of the test; a child that fails it is rejected."""
@@ -224,4 +234,4 @@ class Search:
         for candidate in self.pool:
             if candidate.verdict == "pending":
                 candidate.reason = f"not judged: the run ended ({finish_reason})"
-        return PromptSearchResult(self.pool, self.incumbent, finish_reason, self._runner.evaluations, self.usage)
+        return PromptSearchResult(self.pool, self.incumbent, finish_reason, self.runner.evaluations, self.usage)

@@ -18,31 +18,44 @@ from typing import Any, ClassVar, get_type_hints
 
 from hyperfunc_prompts.errors import SignatureError
 
-__all__ = ["InputField", "OutputField", "Signature"]
+__all__ = ["InputField", "InputSpec", "OutputField", "OutputSpec", "Signature"]
 
 RESERVED = frozenset({"demos", "hp", "prompt"})
 
 
 @dataclass(frozen=True)
-class InputField:
-    """A value that the caller gives.
-
-    Args:
-        desc: what it is, in words that a model can act on.
-    """
+class InputSpec:
+    """A value that the caller gives; ``desc`` says what it is."""
 
     desc: str = ""
 
 
 @dataclass(frozen=True)
-class OutputField:
+class OutputSpec:
+    """A value that the model gives; ``desc`` says what it should be."""
+
+    desc: str = ""
+
+
+# Typed as Any, as pydantic's Field is, so that `question: str = InputField()` is right to type checkers too.
+
+
+def InputField(desc: str = "") -> Any:
+    """A value that the caller gives.
+
+    Args:
+        desc: what it is, in words that a model can act on.
+    """
+    return InputSpec(desc)
+
+
+def OutputField(desc: str = "") -> Any:
     """A value that the model gives.
 
     Args:
         desc: what it should be.
     """
-
-    desc: str = ""
+    return OutputSpec(desc)
 
 
 class Signature:
@@ -52,7 +65,7 @@ class Signature:
         SignatureError: when the class is made: no output field, a field without annotation, or a reserved name.
     """
 
-    _fields: ClassVar[dict[str, InputField | OutputField]] = {}
+    _fields: ClassVar[dict[str, InputSpec | OutputSpec]] = {}
 
     _types: ClassVar[MappingProxyType[str, Any]]
 
@@ -61,12 +74,10 @@ class Signature:
         fields = dict(cls._fields)
         annotations = inspect.get_annotations(cls)
         for name, value in list(cls.__dict__.items()):
-            if not isinstance(value, (InputField, OutputField)):
+            if not isinstance(value, (InputSpec, OutputSpec)):
                 continue
             if name not in annotations:
-                raise SignatureError(
-                    f"{cls.__name__}.{name} has no type; write `{name}: str = {type(value).__name__}()`"
-                )
+                raise SignatureError(f"{cls.__name__}.{name} has no type; write `{name}: str = {_written(value)}()`")
             if name in RESERVED:
                 raise SignatureError(f"{cls.__name__}.{name}: {', '.join(sorted(RESERVED))} are names of parameters")
             fields[name] = value
@@ -78,14 +89,14 @@ class Signature:
         raise SignatureError(f"{type(self).__name__} is a declaration; write Predict({type(self).__name__}, model=...)")
 
     @classmethod
-    def input_fields(cls) -> dict[str, InputField]:
+    def input_fields(cls) -> dict[str, InputSpec]:
         """The inputs, in the order in which they are written (a base class's first)."""
-        return {name: field for name, field in cls._fields.items() if isinstance(field, InputField)}
+        return {name: field for name, field in cls._fields.items() if isinstance(field, InputSpec)}
 
     @classmethod
-    def output_fields(cls) -> dict[str, OutputField]:
+    def output_fields(cls) -> dict[str, OutputSpec]:
         """The outputs, in the order in which they are written (a base class's first)."""
-        return {name: field for name, field in cls._fields.items() if isinstance(field, OutputField)}
+        return {name: field for name, field in cls._fields.items() if isinstance(field, OutputSpec)}
 
     @classmethod
     def types(cls) -> MappingProxyType[str, Any]:
@@ -135,6 +146,10 @@ def type_name(kind: Any) -> str:
     if isinstance(kind, type) and not getattr(kind, "__args__", None):
         return kind.__name__
     return str(kind).replace("typing.", "")
+
+
+def _written(field: InputSpec | OutputSpec) -> str:
+    return "InputField" if isinstance(field, InputSpec) else "OutputField"
 
 
 def _listed(names: Any) -> str:

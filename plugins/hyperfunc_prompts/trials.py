@@ -92,12 +92,12 @@ class TrialRunner:
             raise EvaluationError(
                 f"a metric is a function (predictions, expected) -> float or a scorer with .score(), got {metric!r}"
             )
-        self._system = system
+        self.system = system
         self._metric = metric
         self._feedback_fn = feedback_fn
-        self._concurrency = concurrency
-        self._failure_score = failure_score
-        self._seed = seed
+        self.concurrency = concurrency
+        self.failure_score = failure_score
+        self.seed = seed
         self.evaluations = 0
 
     async def run(self, texts: Mapping[str, Any], examples: Sequence[Example]) -> list[Trial]:
@@ -113,22 +113,22 @@ class TrialRunner:
         if budget is not None:
             budget.reserve(usage).settle(usage)
         self.evaluations += len(examples)
-        gate = asyncio.Semaphore(self._concurrency)
+        gate = asyncio.Semaphore(self.concurrency)
 
         async def one(position: int, example: Example) -> Trial:
             async with gate:
-                with enter_scope(seed=self._seed, example=position, evaluating=True):
+                with enter_scope(seed=self.seed, example=position, evaluating=True):
                     return await self._trial(texts, example)
 
         return await run_together([one(position, example) for position, example in enumerate(examples)])
 
     async def _trial(self, texts: Mapping[str, Any], example: Example) -> Trial:
         try:
-            output, tape = await self._system.execute(example.inputs, record=True, theta=texts)
+            output, tape = await self.system.execute(example.inputs, record=True, theta=texts)
         except ContentError as error:
             said = f"the run failed: {error}"
-            return Trial(example, None, self._failure_score, {"failure": said}, said)
-        score, columns = await self._judge(output, example)
+            return Trial(example, None, self.failure_score, {"failure": said}, said)
+        score, columns = await self.judge(output, example)
         if self._feedback_fn is not None:
             given = self._feedback_fn(example.inputs, output, example.expected)
             given = await given if inspect.isawaitable(given) else given
@@ -136,7 +136,12 @@ class TrialRunner:
             columns = {**columns, **{name: str(text) for name, text in extra.items()}}
         return Trial(example, output, score, {n: t for n, t in columns.items() if t.strip()}, tape=tape)
 
-    async def _judge(self, output: Any, example: Example) -> tuple[float, dict[str, str]]:
+    async def judge(self, output: Any, example: Example) -> tuple[float, dict[str, str]]:
+        """One output's score, and what the scorer says about it by column.
+
+        Raises:
+            EvaluationError: no finite score.
+        """
         if not isinstance(self._metric, Scorer):
             score = metric_score(self._metric, [output], [example.expected])
             columns: dict[str, str] = {}

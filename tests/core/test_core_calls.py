@@ -466,6 +466,24 @@ class TestTape:
         edges = {(e.source, e.target, e.kind) for e in tape.edges()}
         assert {(0, 2, "containment"), (1, 2, "identity"), (2, 3, "order")} <= edges
 
+    async def test_what_is_used_later_does_not_precede_what_comes_between(self):
+        @hyperfunction
+        async def part(text, word):
+            return f"the part about {word}"
+
+        @hyperfunction
+        async def use(*things):
+            return 1
+
+        class System(HyperSystem):
+            async def run(self):
+                left = await part("a", "tea")
+                right = await part("b", "cups")
+                return await use(left, right)
+
+        _, tape = await System().execute({}, record=True)
+        assert {(e.source, e.target, e.kind) for e in tape.edges()} == {(0, 2, "identity"), (1, 2, "identity")}
+
     async def test_concurrent_tapes_are_isolated(self):
         class System(HyperSystem):
             async def run(self, x):

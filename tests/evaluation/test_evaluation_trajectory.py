@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyperfunc import HyperSystem, hyperfunction
 from hyperfunc.errors import EvaluationError
 from hyperfunc.evaluation import Trajectory, TrajectoryScorer, score_batch, trajectory_metrics
 
@@ -86,3 +89,42 @@ def test_misuse_is_named(call):
 def test_a_trajectory_has_names_and_a_length():
     trajectory = Trajectory(["a", ("b", {"x": 1})])
     assert (trajectory.names, len(trajectory), trajectory.calls[1].arguments) == (["a", "b"], 2, {"x": 1})
+
+
+async def test_a_tape_is_a_trajectory() -> None:
+    @hyperfunction
+    async def search(query: str, limit: int = 3) -> list[str]:
+        return [query] * limit
+
+    @hyperfunction
+    async def read(name: str, **options: Any) -> str:
+        if name == "missing":
+            raise LookupError(name)
+        return f"text of {name}"
+
+    class Reader(HyperSystem):
+        async def run(self, topic: str) -> str:
+            found = await search(topic, limit=1)
+            try:
+                await read("missing")
+            except LookupError:
+                pass
+            return await read(found[0], page=2)
+
+    system = Reader()
+    _, tape = await system.record({"topic": "tea"})
+    made = Trajectory.from_tape(tape, system.registry.all_components())
+    assert made.calls == (
+        ("search", {"query": "tea", "limit": 1}),
+        ("read", {"name": "missing"}),
+        ("read", {"name": "tea", "page": 2}),
+    )
+    assert Trajectory.from_tape(tape).calls[0] == ("search", {"0": "tea", "limit": 1})
+    tools = Trajectory.from_tape(tape, system.registry.all_components(), only={"read"})
+    assert tools.names == ["read", "read"]
+    wanted = [("search", {"query": "tea", "limit": 1}), ("read", {"name": "tea", "page": 2})]
+    result = TrajectoryScorer("tool_efficiency", match="arguments").score(made, wanted)
+    assert (result.objectives["recall"], result.objectives["exact_match"]) == (1, 0)
+    assert result.score == pytest.approx(2 / 3)
+    assert result.objectives["precision"] == pytest.approx(2 / 3)
+    assert result.feedback == "superfluous 1 × read"

@@ -117,11 +117,6 @@ async def test_an_outage_is_no_bad_score():
         await score_all(LLMJudge(complete=Script(BudgetExceededError("spent", limit="usd"))), ["o"], ["e"])
 
 
-async def test_a_judge_without_a_model_says_what_to_do():
-    with pytest.raises(ConfigurationError, match="give it complete="):
-        await LLMJudge().score("o", "e")
-
-
 async def test_plain_strings_are_replies_too_and_other_things_are_refused():
     async def plain(messages, **options):
         return mark(3)
@@ -132,6 +127,15 @@ async def test_plain_strings_are_replies_too_and_other_things_are_refused():
     assert (await LLMJudge(complete=plain).score("o", "e")).score == 0.5
     with pytest.raises(ConfigurationError, match="got dict"):
         await LLMJudge(complete=wrong).score("o", "e")
+
+
+@pytest.mark.parametrize("judge", [LLMJudge, PreferenceJudge, RankingJudge, SummarizationJudge])
+def test_every_judge_checks_what_all_share(judge):
+    for setting in ({"reasks": -1}, {"max_tokens": 0}):
+        with pytest.raises(EvaluationError, match=next(iter(setting))):
+            judge(**setting)
+        with pytest.raises(EvaluationError, match=next(iter(setting))):
+            RubricJudge(Rubric((Level(0, "bad", ""), Level(1, "good", ""))), **setting)
 
 
 def test_settings_are_checked():

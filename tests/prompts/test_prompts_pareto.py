@@ -6,9 +6,14 @@ import random
 import re
 from typing import Any
 
+import pytest
+
 from hyperfunc import Example, HyperSystem, hyperfunction
-from hyperfunc_prompts import CandidatePool, ReflectivePareto
+from hyperfunc.errors import ConfigurationError
+from hyperfunc_prompts import AcceptanceTest, BlameDriven, CandidatePool, ReflectivePareto
 from hyperfunc_prompts.pareto import EpochBatches, draw_parent, find_merge, merge_sample, non_dominated
+from hyperfunc_prompts.search import Search, trainable_texts
+from hyperfunc_prompts.trials import TrialRunner
 
 KEYS = ["a", "b", "c"]
 
@@ -98,3 +103,73 @@ async def test_both_components_are_learned_and_concurrency_changes_nothing() -> 
         assert sum(len(c.scores) for c in result.pool) == result.evaluations
         found.append(result.pool.to_dict())
     assert found[0] == found[1]
+
+
+@hyperfunction(optimize_prompt=True)
+async def polish(text: str, *, prompt: str) -> str:
+    """Polish."""
+    return text
+
+
+class LongPipeline(HyperSystem):
+    async def run(self, word: str, kind: str) -> str:
+        return await polish(await write(await polish(await read(word)), kind))
+
+
+async def test_blame_spends_proposals_where_the_fault_is() -> None:
+    """``read`` is right already; in turn, two proposals of three go where nothing can be gained."""
+
+    async def reflector(messages: list[dict[str, Any]]) -> str:
+        asked.append(re.findall(r"<component>\n(\w+)", messages[1]["content"])[0])
+        return await _reflector(messages)
+
+    def right(example: Example, inputs: dict[str, Any]) -> str:
+        return str(example.inputs["word"])
+
+    oracles = {
+        "read": right,
+        "write": lambda example, inputs: example.expected,
+        "polish": lambda example, inputs: inputs["text"],
+    }
+    chosen: dict[str, list[str]] = {}
+    for choice in ("round-robin", BlameDriven(oracles)):
+        asked: list[str] = []
+        system = LongPipeline()
+        for function in (read, write, polish):
+            system.register_hyperfunction(function)
+        system.set_prompt("read", "Read carefully.")
+        optimizer = ReflectivePareto(
+            reflector, max_iterations=6, validation=0.5, component_choice=choice, merges=0, seed=1
+        )
+        result = await optimizer.optimize(system, _data(), partly)
+        chosen[type(choice).__name__] = asked
+        assert result.evaluations == result.usage.evaluations
+    assert set(chosen["BlameDriven"]) == {"write"}
+    assert result.finish_reason == "no failures"
+    assert set(chosen["str"]) == {"read", "write", "polish"}
+
+
+async def test_other_candidates_better_runs_tell_who_is_to_blame() -> None:
+    system = LongPipeline()
+    for function in (read, write, polish):
+        system.register_hyperfunction(function)
+    data = _data()[:6]
+    runner = TrialRunner(system, partly)
+    search = Search(system, trainable_texts(system), runner, data, [], AcceptanceTest(), "test")
+    seed = search.pool.seed
+    failures = await search.trials(seed, search.train)
+    choice = BlameDriven()
+    # Nothing better is known: in turn.
+    assert [await choice.choose(search, seed, failures, turn) for turn in range(3)] == list(search.entries)
+    better = search.pool.add({**seed.texts, "write.prompt": "noun verb"}, (seed,), "test")
+    await search.trials(better, search.train)
+    used = search.usage
+    assert await choice.choose(search, seed, failures, 0) == "write.prompt"
+    assert search.usage.evaluations >= used.evaluations
+    better.verdict = "rejected"
+    assert await choice.choose(search, seed, failures, 0) == "write.prompt"  # halved, and still the only one
+
+
+def test_an_unknown_choice_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="round-robin"):
+        ReflectivePareto(_reflector, component_choice="luck")
