@@ -1,5 +1,7 @@
-"""GEPA (``gepa.optimize``) in the simulated worlds, with its defaults, through litellm: its default adapter where a world
-has one text, an adapter of the same shape for two."""
+"""GEPA (``gepa.optimize``) in the simulated worlds, with its defaults, through litellm.
+
+Its default adapter where a world has one text, an adapter of the same shape where it has two.
+"""
 
 from __future__ import annotations
 

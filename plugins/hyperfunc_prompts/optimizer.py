@@ -83,10 +83,6 @@ class PromptOptimizer(ABC):
         self.reflector = Reflector(model, attempts=attempts)
 
     @abstractmethod
-    def most_validations(self, texts: int) -> int:
-        """The most proposals that one run over so many texts can bring to validation."""
-
-    @abstractmethod
     def proposer(self, search: Search) -> Proposer:
         """What proposes in one run; its state is the run's, not the optimizer's."""
 
@@ -147,7 +143,7 @@ class PromptOptimizer(ABC):
             seed=self.seed,
         )
         entries = trainable_texts(system)
-        test = AcceptanceTest(self.false_accept_rate, max(1, self.most_validations(len(entries))), self.seed)
+        test = AcceptanceTest(self.false_accept_rate, seed=self.seed)
         search = Search(system, entries, runner, train, validation, test, self.name)
         return PromptSearch(search, self.proposer(search) if entries else None)
 

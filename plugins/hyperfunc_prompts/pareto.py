@@ -83,9 +83,6 @@ class ReflectivePareto(PromptOptimizer):
         self.merges = merges
         self.batch_size = minibatch
 
-    def most_validations(self, texts: int) -> int:
-        return self.max_iterations + (self.merges if texts > 1 else 0)
-
     def proposer(self, search: Search) -> Proposer:
         return _Population(self, search)
 
@@ -106,6 +103,8 @@ class _Population(Proposer):
 
     def forget(self, search: Search) -> None:
         self._members = [search.pool.seed] + ([search.incumbent] if search.incumbent.id else [])
+        if self.finished == "no failures":
+            self.finished = ""
 
     async def step(self, search: Search) -> Candidate | None:
         options = self._options
