@@ -36,8 +36,8 @@ PEER_ENVIRONMENT = Path(os.environ.get("HYPERFUNC_BENCH_PROMPT_PEERS", ROOT / ".
 PEER_PACKAGES = ["gepa==0.1.4", "dspy==3.4.1", "litellm==1.106.2"]
 
 OURS: dict[str, Callable[..., Any]] = {
-    "prompt-learning": PromptLearningOptimizer,
-    "reflective-pareto": ReflectivePareto,
+    "prompt-learning": lambda **given: PromptLearningOptimizer("reflect", max_iterations=45, **given),
+    "reflective-pareto": lambda **given: ReflectivePareto("reflect", max_iterations=200, **given),
 }
 PEERS = {"gepa": "benchmarks.peers.gepa_prompts", "dspy-gepa": "benchmarks.peers.dspy_prompts"}
 CONTENDERS = (*OURS, *PEERS)
@@ -123,7 +123,7 @@ async def run_ours(
     async with LLMRuntime({"task": endpoint("task"), "reflect": endpoint("reflect")}) as runtime:
         with use_runtime(runtime), use_plugins(load_plugins([("watch", watch)])), enter_scope(budget=limit):
             given = {"validation": examples(world, "validation", VALIDATION), "seed": world.seed, **options}
-            optimizer = OURS[contender]("reflect", **given)
+            optimizer = OURS[contender](**given)
             result = await optimizer.optimize(program(world), examples(world, "train", TRAIN), WorldScorer(world))
     texts = {name.removesuffix(".prompt"): str(text) for name, text in result.best.texts.items()}
     return Outcome(watch.reached, provider.counts(world, owner), texts, limit.spent.evaluations)

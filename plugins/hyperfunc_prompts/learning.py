@@ -6,7 +6,6 @@ rules), behind the acceptance test of :mod:`hyperfunc_prompts.acceptance`, which
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -35,7 +34,8 @@ class PromptLearningOptimizer(PromptOptimizer):
     when there is something to see, and not for every small step.
 
     Args:
-        max_iterations: passes over the training data, of ``patience`` rounds per minibatch; a round proposes one text.
+        max_iterations: rounds; each proposes one new text for every parameter. The search ends earlier where nothing
+            fails any more.
         context_size: tokens of one request to ``model``, estimated from bytes.
         mode: ``"rewrite"`` replaces a text; ``"ruleset"`` keeps it and revises a list of rules under it (strings only;
             other JSON values are rewritten).
@@ -96,11 +96,6 @@ class PromptLearningOptimizer(PromptOptimizer):
         self.patience = patience
         self.window = window
 
-    def rounds(self, examples: int) -> int:
-        """Most proposals per text with so many training examples."""
-        batches = 1 if self.minibatch is None else math.ceil(examples / self.minibatch)
-        return self.max_iterations * max(batches, 1) * self.patience
-
     def proposer(self, search: Search) -> Proposer:
         return _Chain(self, search)
 
@@ -125,7 +120,7 @@ class _Chain(Proposer):
         self._stalled = 0
         self._attempts = 0
         self._texts = len(search.entries)
-        self._limit = options.rounds(len(search.train)) * len(search.entries)
+        self._limit = options.most_proposals(len(search.entries), len(search.train))
 
     def forget(self, search: Search) -> None:
         self._working, self._stalled = search.incumbent, 0
@@ -152,12 +147,15 @@ class _Chain(Proposer):
         await self._follow(search, child)
         last = self._attempts == self._limit
         tried = len(self._held) > self._size or not self._waiting
-        if last or (self._rests() and tried) or search.affordable_runs() < 3 * len(search.validation):
+        if last or (self._rests() and tried):
             await self._validate(search)
         if last:
             self.finished = "completed"
         options.report(f"{name}, round {1 + (self._attempts - 1) // len(names)}: {child.verdict} ({child.reason})")
         return child
+
+    async def conclude(self, search: Search) -> Candidate | None:
+        return self._working if await self._validate(search) else None
 
     async def _follow(self, search: Search, child: Candidate) -> None:
         """Go on from the child if it is no worse."""

@@ -86,6 +86,10 @@ class PromptOptimizer(ABC):
     def proposer(self, search: Search) -> Proposer:
         """What proposes in one run; its state is the run's, not the optimizer's."""
 
+    def most_proposals(self, texts: int, examples: int) -> int:
+        """The most proposals that one run makes over so many texts, with so many training examples."""
+        return self.max_iterations * texts
+
     def report(self, line: str) -> None:
         """Print ``line`` if asked to."""
         if self.verbose:
@@ -97,6 +101,8 @@ class PromptOptimizer(ABC):
         train_data: Sequence[Example],
         metric_fn: Any = None,
         feedback_fn: FeedbackFunction | None = None,
+        *,
+        val_data: Sequence[Example] | None = None,
     ) -> PromptSearchResult:
         """Improve the system's trainable texts: :meth:`start`, and steps until the search ends.
 
@@ -105,9 +111,11 @@ class PromptOptimizer(ABC):
             UnusableProposalError: none of its replies could be used.
             EvaluationError: examples or metric are wrong; what a run raises passes unchanged.
         """
-        search = await self.start(system, train_data, metric_fn, feedback_fn)
+        search = await self.start(system, train_data, metric_fn, feedback_fn, val_data=val_data)
         while await search.step() is not None:
-            pass
+            # Else a budget that ends before the search rests would be spent for nothing.
+            if search.search.affordable_runs() < 3 * len(search.validation):
+                await search.conclude()
         return search.result()
 
     async def start(
@@ -116,12 +124,15 @@ class PromptOptimizer(ABC):
         train_data: Sequence[Example],
         metric_fn: Any = None,
         feedback_fn: FeedbackFunction | None = None,
+        *,
+        val_data: Sequence[Example] | None = None,
     ) -> PromptSearch:
         """A search that waits for its first :meth:`~hyperfunc_prompts.steps.PromptSearch.step`.
 
         Args:
             system: a :class:`~hyperfunc.system.HyperSystem`.
-            train_data: to learn from and, unless ``validation`` is given, to hold out from.
+            train_data: to learn from and, unless there are examples to accept on, to hold out from.
+            val_data: examples to accept on; ``None`` takes the optimizer's ``validation``.
             metric_fn: ``(predictions, expected) -> float``, asked per example; a scorer, or a scorer's name.
             feedback_fn: ``(inputs, output, expected)`` to a text or to several by column.
 
@@ -132,7 +143,8 @@ class PromptOptimizer(ABC):
         metric = metric_fn if metric_fn is not None else self.scorer
         if metric is None:
             raise ConfigurationError("nothing to score by; give optimize a metric_fn, or the optimizer a scorer=")
-        train, validation = split_validation(train_data, self.validation, self.seed)
+        held_out = self.validation if val_data is None else val_data
+        train, validation = split_validation(train_data, held_out, self.seed)
         await discover(system, train)
         runner = TrialRunner(
             system,
@@ -145,7 +157,8 @@ class PromptOptimizer(ABC):
         entries = trainable_texts(system)
         test = AcceptanceTest(self.false_accept_rate, seed=self.seed)
         search = Search(system, entries, runner, train, validation, test, self.name)
-        return PromptSearch(search, self.proposer(search) if entries else None)
+        most = self.most_proposals(len(entries), len(train)) if entries else 0
+        return PromptSearch(search, self.proposer(search) if entries else None, most, self.perfect_score)
 
     def _feedback(self, metric: Any, feedback_fn: FeedbackFunction | None) -> FeedbackFunction | None:
         """The caller's feedback and, where it does not score already, the scorer's."""

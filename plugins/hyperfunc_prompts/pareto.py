@@ -83,6 +83,9 @@ class ReflectivePareto(PromptOptimizer):
         self.merges = merges
         self.batch_size = minibatch
 
+    def most_proposals(self, texts: int, examples: int) -> int:
+        return self.max_iterations + (self.merges if texts > 1 else 0)
+
     def proposer(self, search: Search) -> Proposer:
         return _Population(self, search)
 

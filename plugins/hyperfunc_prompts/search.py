@@ -157,6 +157,16 @@ class Search:
         self._trials.clear()
         for candidate in self.pool:
             candidate.scores.clear()
+        self.pool.reopen()
+
+    def examples(self, keys: Sequence[str]) -> list[Example]:
+        """The examples of these keys."""
+        return [self._examples[key] for key in keys]
+
+    def mean(self, candidate: Candidate) -> float:
+        """The candidate's mean score on the validation examples that it was run on; NaN where there is none."""
+        run = [key for key in self.validation if key in candidate.scores]
+        return candidate.mean(run) if run else math.nan
 
     async def trials(self, candidate: Candidate, keys: Sequence[str]) -> list[Trial]:
         """The candidate's trials on these examples; only those that are missing are run."""
@@ -168,6 +178,7 @@ class Search:
                 self._trials[candidate.id, key] = trial
                 candidate.scores[key] = trial.score
                 cost += trial.tape.usage
+                candidate.note_run(trial.tape.worth)
             candidate.cost += cost
             self.usage += cost
         return [self._trials[candidate.id, key] for key in keys]
@@ -230,6 +241,8 @@ class Search:
         reason = await self._beats_seed(child, level)
         if not reason and self.incumbent is not self.pool.seed:
             reason = await self._beats_incumbent(child)
+        for judged in (self.pool.seed, self.incumbent, child):
+            judged.fitness = self.mean(judged)
         if reason:
             child.verdict, child.reason = "rejected", f"validation: {reason}"
             return False
@@ -239,6 +252,8 @@ class Search:
         child.reason = f"validation: {self.last_gain:+.4g} on {len(common)} examples"
         before, self.incumbent = self.incumbent, child
         self.system.set_theta(child.texts)
+        if current_scope().replaying:
+            return True
         for name, value in child.texts.items():
             if value != before.texts[name]:
                 current_plugins().emit(

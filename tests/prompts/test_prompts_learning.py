@@ -81,7 +81,7 @@ class Model:
 
 async def test_texts_get_better_and_the_pool_knows_why() -> None:
     system, model = Solver(), Model()
-    optimizer = PromptLearningOptimizer(model, max_iterations=4, scorer=Scorer(), false_accept_rate=0.2)
+    optimizer = PromptLearningOptimizer(model, max_iterations=8, scorer=Scorer(), false_accept_rate=0.2)
     result = await optimizer.optimize(system, examples(120))
     assert result.finish_reason == "no failures"
     assert system.theta.texts["solve.prompt"] == result.best.texts["solve.prompt"]
@@ -186,7 +186,7 @@ async def test_an_outage_has_its_own_name_and_what_was_accepted_stays() -> None:
             raise ConnectionError("down")
         return await model(messages)
 
-    optimizer = PromptLearningOptimizer(fails_later, scorer=Imperfect(), false_accept_rate=0.2)
+    optimizer = PromptLearningOptimizer(fails_later, max_iterations=20, scorer=Imperfect(), false_accept_rate=0.2)
     with pytest.raises(ReflectorOutageError, match="ConnectionError: down") as caught:
         await optimizer.optimize(system, examples(120))
     assert isinstance(caught.value.__cause__, ConnectionError)
@@ -208,13 +208,22 @@ async def test_cancellation_passes() -> None:
 
 
 async def test_a_budget_is_never_overshot() -> None:
-    budget, system = Budget(evaluations=90), Solver()
+    budget, system = Budget(evaluations=26), Solver()
     with enter_scope(budget=budget):
         result = await PromptLearningOptimizer(Model(), scorer=Scorer()).optimize(system, examples(60))
     assert result.finish_reason == "budget:evaluations"
-    assert result.evaluations == budget.spent.evaluations <= 90
-    assert result.pool[1].verdict == "pending"
+    assert result.evaluations == budget.spent.evaluations <= 26
+    assert (result.pool[1].verdict, result.improved) == ("pending", False)
     assert "budget" in result.pool[1].reason
+
+
+async def test_what_waits_for_validation_is_judged_before_the_budget_ends() -> None:
+    system = Solver()
+    optimizer = PromptLearningOptimizer(Model(), max_iterations=30, scorer=Imperfect(), false_accept_rate=0.2)
+    with enter_scope(budget=Budget(evaluations=120)):
+        result = await optimizer.optimize(system, examples(80))
+    assert result.finish_reason == "budget:evaluations"
+    assert result.improved
 
 
 async def test_a_closing_tag_in_a_prompt_survives_both_ways() -> None:
