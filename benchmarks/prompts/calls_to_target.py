@@ -1,112 +1,120 @@
-"""Calls to reach a test score, per world family and optimizer, counted by the provider.
+"""Calls to reach a test score, per world family and contender, counted by the provider.
 
-    python -m benchmarks.prompts.calls_to_target --worlds 20
+    python -m benchmarks.prompts.calls_to_target --worlds 20 --results results.jsonl
 
-40 training and 20 validation examples; the test score (200 examples, target 0.9) is computed outside and never paid
-for. What counts is the number of task and reflection calls at the moment when a text that reaches the target is
-accepted. In ``no-headroom`` worlds nothing is better than the seed: there every acceptance is an error.
+Contenders take turns in each world. With ``--results`` every run is written down, and one that is there already (same
+worlds, by their hash) is not made again. A median counts runs that did not reach the target as beyond all others: where
+half of them did not, it reads ``-``. In ``no-headroom`` worlds nothing is better than the seed: there every acceptance
+is an error, and what counts is how often what is shipped is worse.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
+import json
+import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from benchmarks.prompts.contenders import CONTENDERS, OURS, PEERS, Peer, run_ours
 from benchmarks.prompts.simulated import SimulatedProvider, running
-from benchmarks.prompts.worlds import FAMILIES, SEED_TEXT, World
-from hyperfunc.evaluation import Example, ScoreResult
-from hyperfunc.hookspecs import hookimpl
-from hyperfunc.plugins import load_plugins, use_plugins
-from hyperfunc.system import HyperSystem
-from hyperfunc_llm import Endpoint, LLMRuntime, make_llm_completion, use_runtime
-from hyperfunc_prompts import PromptLearningOptimizer, ReflectivePareto
+from benchmarks.prompts.worlds import FAMILIES, World
 
-TARGET = 0.9
+__all__ = ["summary", "worlds_hash"]
 
-OPTIMIZERS: dict[str, Callable[..., Any]] = {
-    "prompt-learning": lambda **given: PromptLearningOptimizer("reflect", max_iterations=8, **given),
-    "reflective-pareto": lambda **given: ReflectivePareto("reflect", max_iterations=40, **given),
-}
+BUDGET = 1000
+_WHOLE = ("noisy", "no-headroom")  # where what is shipped in the end is the question
+_HERE = Path(__file__).parent
 
 
-class WorldScorer:
-    """The world's score and feedback."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-
-    def score(self, output: Any, expected: Any, inputs: Any = None) -> ScoreResult:
-        return ScoreResult(*self.world.score(expected, output.content))
+def worlds_hash() -> str:
+    """SHA-256 of the files that make the worlds."""
+    return hashlib.sha256((_HERE / "worlds.py").read_bytes() + (_HERE / "reflector.py").read_bytes()).hexdigest()
 
 
-class Watch:
-    """Notes each accepted text with the calls made until then."""
-
-    def __init__(self, calls: Callable[[], int]) -> None:
-        self.calls = calls
-        self.accepted: list[tuple[int, str]] = []
-
-    @hookimpl
-    def hyperfunc_candidate_accepted(self, run: str, name: str, before: Any, after: Any, evidence: Any) -> None:
-        self.accepted.append((self.calls(), after))
-
-
-async def one_run(provider: SimulatedProvider, world: World, optimizer: str) -> tuple[int | None, int, bool]:
-    """Calls to target (``None``: not reached), calls in all, and whether what was shipped is worse than the seed."""
-    ask = make_llm_completion("task", system_prompt=SEED_TEXT, optimize_hparams=False, name="ask")
-
-    class Program(HyperSystem):
-        async def run(self, request: str) -> Any:
-            return await ask(request)
-
-    def examples(part: str, count: int) -> list[Example]:
-        return [Example({"request": row.request}, row, id=row.request) for row in world.rows(count, part)]
-
-    def endpoint(role: str) -> Endpoint:
-        model = f"openai/{role}/{world.family}/{world.seed}"
-        return Endpoint(model=model, base_url=f"{provider.url}/v1", transport="direct", concurrency=16)
-
-    start = sum(provider.counts(world))
-    watch = Watch(lambda: sum(provider.counts(world)) - start)
-    runtime = LLMRuntime({"task": endpoint("task"), "reflect": endpoint("reflect")})
-    async with runtime:
-        with use_runtime(runtime), use_plugins(load_plugins([("watch", watch)])):
-            learner = OPTIMIZERS[optimizer](validation=examples("validation", 20), seed=world.seed)
-            result = await learner.optimize(Program(), examples("train", 40), WorldScorer(world))
-    reached = next((calls for calls, text in watch.accepted if world.expected_score(text) >= TARGET), None)
-    shipped = str(result.best.texts["ask.prompt"])
-    worse = world.expected_score(shipped, 2000) < world.expected_score(SEED_TEXT, 2000)
-    return reached, sum(provider.counts(world)) - start, worse
+async def one_run(
+    provider: SimulatedProvider, peers: dict[str, Peer], world: World, contender: str, budget: int
+) -> dict[str, Any]:
+    """One run as a row of results."""
+    if contender in OURS:
+        outcome = await run_ours(provider, world, contender, budget)
+    else:
+        if contender not in peers:
+            peers[contender] = Peer(contender)
+        outcome = peers[contender].run(provider, world, budget, world.family in _WHOLE)
+    worse = world.expected_score(outcome.texts, 2000) < world.expected_score(world.texts, 2000)
+    where = {"family": world.family, "seed": world.seed, "contender": contender, "worlds": worlds_hash()}
+    return {**where, **asdict(outcome), "calls": outcome.counts.calls, "worse": worse}
 
 
-async def main(worlds: int, first: int) -> None:
-    """Run everything and print a table."""
-    print(f"{'family':<12} {'optimizer':<18} {'reached':>8} {'median':>7} {'IQR':>11} {'all calls':>10} {'worse':>6}")
+def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The table's lines, one per family and contender."""
+    lines = [
+        f"{'family':<12} {'contender':<18} {'reached':>8} {'median':>7} {'IQR':>11} {'ratio':>6} "
+        f"{'all calls':>9} {'repeated':>8} {'worse':>7}"
+    ]
+    for family in dict.fromkeys(row["family"] for row in rows):
+        medians = {}
+        of_family = [row for row in rows if row["family"] == family]
+        for contender in sorted({row["contender"] for row in of_family}, key=[*PEERS, *OURS].index):
+            some = [row for row in of_family if row["contender"] == contender]
+            calls = sorted(math.inf if row["reached"] is None else row["reached"] for row in some)
+            medians[contender] = statistics.median(calls)
+            low, _, high = statistics.quantiles(calls, n=4, method="inclusive") if len(calls) > 1 else calls * 3
+            ratio = medians[contender] / medians.get("gepa", math.nan)
+            total = statistics.median(row["calls"] for row in some)
+            repeated = sum(row["counts"]["repeated"] for row in some) / sum(row["calls"] for row in some)
+            reached = sum(row["reached"] is not None for row in some)
+            worse = sum(row["worse"] for row in some)
+            lines.append(
+                f"{family:<12} {contender:<18} {f'{reached}/{len(some)}':>8} {_shown(medians[contender]):>7} "
+                f"{f'{_shown(low)}-{_shown(high)}':>11} {f'{ratio:.2f}' if math.isfinite(ratio) else '-':>6} "
+                f"{total:>9.0f} {repeated:>8.0%} {f'{worse}/{len(some)}':>7}"
+            )
+    return lines
+
+
+def _shown(number: float) -> str:
+    return f"{number:.0f}" if math.isfinite(number) else "-"
+
+
+async def main(arguments: argparse.Namespace) -> None:
+    """Run what is missing and print the table."""
+    rows: list[dict[str, Any]] = []
+    if arguments.results is not None and arguments.results.exists():
+        written = map(json.loads, arguments.results.read_text().splitlines())
+        rows = [row for row in written if row["worlds"] == worlds_hash()]
+    seeds = range(arguments.first, arguments.first + arguments.worlds)
+    asked = [(f, s, c) for f in arguments.families for s in seeds for c in arguments.contenders]
+    known = {(row["family"], row["seed"], row["contender"]) for row in rows}
+    peers: dict[str, Peer] = {}
     with running() as provider:
-        for family in FAMILIES:
-            for optimizer in OPTIMIZERS:
-                rows = [
-                    await one_run(provider, World(family, seed), optimizer) for seed in range(first, first + worlds)
-                ]
-                reached = sorted(calls for calls, _, _ in rows if calls is not None)
-                quartiles = statistics.quantiles(reached, n=4) if len(reached) > 1 else None
-                median = f"{statistics.median(reached):.0f}" if reached else "-"
-                spread = f"{quartiles[0]:.0f}-{quartiles[2]:.0f}" if quartiles else "-"
-                total = statistics.median(calls for _, calls, _ in rows)
-                worse = sum(worse for _, _, worse in rows)
-                print(
-                    f"{family:<12} {optimizer:<18} {len(reached):>4}/{worlds:<3} {median:>7} {spread:>11} "
-                    f"{total:>10.0f} {worse:>3}/{worlds}",
-                    flush=True,
-                )
+        try:
+            for family, seed, contender in asked:
+                if (family, seed, contender) in known:
+                    continue
+                rows.append(await one_run(provider, peers, World(family, seed), contender, arguments.budget))
+                if arguments.results is not None:
+                    with arguments.results.open("a") as file:
+                        file.write(json.dumps(rows[-1]) + "\n")
+        finally:
+            for peer in peers.values():
+                peer.close()
+    wanted = set(asked)
+    print("\n".join(summary([r for r in rows if (r["family"], r["seed"], r["contender"]) in wanted])))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=20, help="worlds per family")
     parser.add_argument("--first", type=int, default=200, help="seed of the first; 0 to 199 are for development")
-    arguments = parser.parse_args()
-    asyncio.run(main(arguments.worlds, arguments.first))
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--budget", type=int, default=BUDGET, help="program runs per contender and world")
+    parser.add_argument("--results", type=Path, help="a file to add results to")
+    asyncio.run(main(parser.parse_args()))

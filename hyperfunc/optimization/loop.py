@@ -406,6 +406,8 @@ class OptimizationRun:
             self._leave_texts(self.progress.texts_left)
         if self.texts is not None:
             with enter_scope(replace(scope, budget=None, ledger=None, replaying=True)):
+                if self.options.pretest:  # the runs that it made are known to the steps after it
+                    await self.texts.search.headroom(lambda: _PRETEST_SHARE)
                 await self._repeat_texts(self.texts)
         self._kept = self.completed
         # Earlier generations took their time too.

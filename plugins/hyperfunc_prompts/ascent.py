@@ -132,6 +132,7 @@ class FeedbackAscent:
         self._system = system
         self._validation = as_examples(validation)
         self._test = AcceptanceTest(false_accept_rate, steps, seed)
+        self._steps = steps
         self._conservatism = conservatism
         self._overrides = dict(overrides or {})
         self._reflector = Reflector(model, attempts=attempts)
@@ -184,8 +185,8 @@ class FeedbackAscent:
         now = self._system.theta.texts
         if any(r.texts[name] != now[name] for f in self._received for r in f.runs for name in search.entries):
             raise OptimizationError("the feedback is about texts that were replaced since; call zero_feedback()")
-        if self._validated >= self._test.validations:
-            raise OptimizationError(f"all {self._test.validations} steps are used; plan more with steps=")
+        if self._validated >= self._steps:
+            raise OptimizationError(f"all {self._steps} steps are used; plan more with steps=")
         self._search = search
         parent = search.incumbent
         texts = dict(parent.texts)

@@ -42,11 +42,13 @@ def meta_prompt(
     name: str,
     mode: Mode,
     context_size: int,
+    successes: Sequence[Trial] = (),
 ) -> tuple[list[dict[str, Any]], int]:
     """Messages that ask for a new text of ``name``, and how many failures they show.
 
     Rows are packed in their order until the estimate reaches ``context_size`` tokens; a row too long for what is left
-    is left out and the next one tried. The first row is always shown, shortened where it must be.
+    is left out and the next one tried. The first row is always shown, shortened where it must be. ``successes`` follow
+    where there is room.
     """
     form = "Reply with the new text between <new_text> and </new_text>, written plainly and not escaped."
     if mode == "rewrite" and isinstance(current, str) and slots_of(current):
@@ -72,7 +74,14 @@ def meta_prompt(
             row = _row(trial, component, limit=max(80, left // 2))
         rows.append(row)
         left -= estimate_tokens(row)
-    body = "\n\n".join([*head, f"{len(rows)} runs that went wrong:", *rows, task])
+    right: list[str] = []
+    for trial in successes:
+        row = _row(trial, component)
+        if estimate_tokens(row) <= left:
+            right.append(row)
+            left -= estimate_tokens(row)
+    kept = [f"{len(right)} runs that went right, as they should under the new text:", *right] if right else []
+    body = "\n\n".join([*head, f"{len(rows)} runs that went wrong:", *rows, *kept, task])
     return [{"role": "system", "content": _ROLE}, {"role": "user", "content": body}], len(rows)
 
 

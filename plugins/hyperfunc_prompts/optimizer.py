@@ -83,12 +83,12 @@ class PromptOptimizer(ABC):
         self.reflector = Reflector(model, attempts=attempts)
 
     @abstractmethod
-    def most_validations(self, texts: int) -> int:
-        """The most proposals that one run over so many texts can bring to validation."""
-
-    @abstractmethod
     def proposer(self, search: Search) -> Proposer:
         """What proposes in one run; its state is the run's, not the optimizer's."""
+
+    def most_proposals(self, texts: int, examples: int) -> int:
+        """The most proposals that one run makes over so many texts, with so many training examples."""
+        return self.max_iterations * texts
 
     def report(self, line: str) -> None:
         """Print ``line`` if asked to."""
@@ -113,7 +113,9 @@ class PromptOptimizer(ABC):
         """
         search = await self.start(system, train_data, metric_fn, feedback_fn, val_data=val_data)
         while await search.step() is not None:
-            pass
+            # Else a budget that ends before the search rests would be spent for nothing.
+            if search.search.affordable_runs() < 3 * len(search.validation):
+                await search.conclude()
         return search.result()
 
     async def start(
@@ -153,9 +155,9 @@ class PromptOptimizer(ABC):
             seed=self.seed,
         )
         entries = trainable_texts(system)
-        most = max(1, self.most_validations(len(entries)))
-        test = AcceptanceTest(self.false_accept_rate, most, self.seed)
+        test = AcceptanceTest(self.false_accept_rate, seed=self.seed)
         search = Search(system, entries, runner, train, validation, test, self.name)
+        most = self.most_proposals(len(entries), len(train)) if entries else 0
         return PromptSearch(search, self.proposer(search) if entries else None, most, self.perfect_score)
 
     def _feedback(self, metric: Any, feedback_fn: FeedbackFunction | None) -> FeedbackFunction | None:

@@ -88,7 +88,7 @@ class ReflectivePareto(PromptOptimizer):
         self.batch_size = minibatch
         self.component_choice = component_choice_named(component_choice, perfect_score)
 
-    def most_validations(self, texts: int) -> int:
+    def most_proposals(self, texts: int, examples: int) -> int:
         return self.max_iterations + (self.merges if texts > 1 else 0)
 
     def proposer(self, search: Search) -> Proposer:
@@ -111,6 +111,8 @@ class _Population(Proposer):
 
     def forget(self, search: Search) -> None:
         self._members = [search.pool.seed] + ([search.incumbent] if search.incumbent.id else [])
+        if self.finished == "no failures":
+            self.finished = ""
 
     async def step(self, search: Search) -> Candidate | None:
         options = self._options

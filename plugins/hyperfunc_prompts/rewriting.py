@@ -35,7 +35,15 @@ class Rewriter:
     mode: Mode = "rewrite"
 
     async def child(
-        self, search: Search, parent: Candidate, name: str, failures: Sequence[Trial], proposer: str, **evidence: Any
+        self,
+        search: Search,
+        parent: Candidate,
+        name: str,
+        failures: Sequence[Trial],
+        proposer: str,
+        *,
+        successes: Sequence[Trial] = (),
+        **evidence: Any,
     ) -> Candidate:
         """``parent`` with a new text for ``name``, in the pool; refused already if there was one like it.
 
@@ -54,6 +62,7 @@ class Rewriter:
             name=name,
             mode=mode,
             context_size=self.context_size,
+            successes=successes,
         )
         reflection = await self.reflector.new_text(
             name, current, messages, rules=mode == "ruleset", account=search.account

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hyperfunc.budget import Budget
 from hyperfunc.errors import ConfigurationError, EvaluationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.parameters.theta import JSONValue
@@ -20,11 +21,15 @@ from hyperfunc.registry import TextEntry
 from hyperfunc.scope import current_scope
 from hyperfunc.selection import as_examples
 from hyperfunc.usage import Usage
-from hyperfunc_prompts.acceptance import AcceptanceTest, passes_minibatch
+from hyperfunc_prompts.acceptance import AcceptanceTest, Wealth, passes_minibatch
 from hyperfunc_prompts.pool import Candidate, CandidatePool
 from hyperfunc_prompts.trials import Trial, TrialRunner, example_keys
 
 __all__ = ["PromptSearchResult", "Search", "split_validation", "trainable_texts"]
+
+_LOOK = 4  # examples run before the next look at whether the verdict is certain; the same at any concurrency
+_CLEAR = 4.0  # wealth at which one of two candidates leads clearly; were they alike, one in four would get there
+_TINY = 1e-9  # sums of scores differ by rounding
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ class Search:
         last_gain: by how much the last accepted one was above its predecessor, on validation.
         usage: what the search used until now.
         runner: runs examples under texts.
+        validated: how many candidates came to validation.
     """
 
     def __init__(
@@ -139,6 +145,9 @@ class Search:
         self.train, self.validation = keys[: len(train)], keys[len(train) :]
         self._trials: dict[tuple[int, str], Trial] = {}
         self.usage = Usage()
+        self.validated = 0
+        self._order = list(self.validation)
+        random.Random(f"order/{test.seed}").shuffle(self._order)
 
     def account(self, usage: Usage) -> None:
         """Count what a request for a text used; runs are counted by :meth:`trials`."""
@@ -156,10 +165,9 @@ class Search:
         return [self._examples[key] for key in keys]
 
     def mean(self, candidate: Candidate) -> float:
-        """The candidate's mean score on the validation examples; NaN where it was not run on all of them."""
-        if any(key not in candidate.scores for key in self.validation):
-            return math.nan
-        return candidate.mean(self.validation)
+        """The candidate's mean score on the validation examples that it was run on; NaN where there is none."""
+        run = [key for key in self.validation if key in candidate.scores]
+        return candidate.mean(run) if run else math.nan
 
     async def trials(self, candidate: Candidate, keys: Sequence[str]) -> list[Trial]:
         """The candidate's trials on these examples; only those that are missing are run."""
@@ -185,6 +193,18 @@ class Search:
                 found.setdefault(candidate, []).append(trial)
         return found
 
+    def affordable_runs(self) -> float:
+        """About how many more program runs the budget in force allows, at what each has used until now.
+
+        ``inf`` without a budget. Follows what has been settled, never the clock.
+        """
+        budget = current_scope().budget
+        if not isinstance(budget, Budget) or not self.usage.evaluations:
+            return math.inf
+        used = {**self.usage.to_dict(), "tokens": self.usage.total_tokens}
+        left = {kind: amount for kind, amount in budget.remaining.items() if used.get(kind) and kind != "seconds"}
+        return min((amount * self.usage.evaluations / used[kind] for kind, amount in left.items()), default=math.inf)
+
     async def beats_on_minibatch(self, child: Candidate, parent: Candidate, keys: Sequence[str]) -> bool:
         """The cheap half of the test; a child that fails it is rejected."""
         before = [trial.score for trial in await self.trials(parent, keys)]
@@ -196,23 +216,50 @@ class Search:
         child.reason = f"minibatch: {sum(before):g} -> {sum(after):g} on {len(keys)} examples"
         return False
 
+    async def holds_against(self, child: Candidate, parent: Candidate, keys: Sequence[str], best: float) -> bool:
+        """Whether the child's sum is at least the parent's; where it is not, the child is rejected.
+
+        The parent's failures come first, and no further example is run once the child could not make up for what it has
+        lost, were it to reach ``best`` everywhere. So a child that forgets costs a few runs; the verdict is the same.
+        """
+        before = {key: trial.score for key, trial in zip(keys, await self.trials(parent, keys), strict=True)}
+        order = sorted(keys, key=lambda key: before[key])
+        best = max(best, *before.values())
+        done = 0
+        while done < len(order):
+            await self.trials(child, order[done : done + _LOOK])
+            done = min(done + _LOOK, len(order))
+            lead = sum(child.scores[key] - before[key] for key in order[:done])
+            if lead + sum(best - before[key] for key in order[done:]) < -_TINY:
+                break
+        lead = sum(child.scores[key] - before[key] for key in order[:done])
+        child.evidence["minibatch"] = {"lead": lead, "examples": done, "of": len(order)}
+        if done == len(order) and lead >= -_TINY:
+            return True
+        child.verdict = "rejected"
+        child.reason = f"minibatch: {lead:+g} on {done} of {len(order)} examples"
+        return False
+
     async def decide(self, child: Candidate) -> bool:
-        """The validation half: a higher mean than the incumbent's, and better than the seed by the test. An accepted
-        child's texts become the system's."""
-        await self.trials(self.incumbent, self.validation)
-        await self.trials(self.pool.seed, self.validation)
-        await self.trials(child, self.validation)
-        comparison = self.test.compare(self.pool.seed.scores, child.scores, self.validation)
-        incumbent = self.incumbent.mean(self.validation)
+        """The validation half; an accepted child's texts become the system's.
+
+        Better than the seed by the test, and better than the incumbent: by its mean on all validation examples, or
+        earlier, where one side's lead is clear.
+        """
+        self.validated += 1
+        level = self.test.level_of(self.validated)
+        reason = await self._beats_seed(child, level)
+        if not reason and self.incumbent is not self.pool.seed:
+            reason = await self._beats_incumbent(child)
         for judged in (self.pool.seed, self.incumbent, child):
-            judged.fitness = judged.mean(self.validation)
-        child.evidence["validation"] = {**comparison.to_dict(), "level": self.test.level, "incumbent": incumbent}
-        child.reason = f"validation, seed to child: {comparison}; incumbent {incumbent:.4g}"
-        if comparison.mean_b <= incumbent or not self.test.accepts(comparison):
-            child.verdict = "rejected"
+            judged.fitness = self.mean(judged)
+        if reason:
+            child.verdict, child.reason = "rejected", f"validation: {reason}"
             return False
+        common = [key for key in self.validation if key in child.scores and key in self.incumbent.scores]
+        self.last_gain = child.mean(common) - self.incumbent.mean(common)
         child.verdict = "accepted"
-        self.last_gain = comparison.mean_b - incumbent
+        child.reason = f"validation: {self.last_gain:+.4g} on {len(common)} examples"
         before, self.incumbent = self.incumbent, child
         self.system.set_theta(child.texts)
         if current_scope().replaying:
@@ -228,6 +275,41 @@ class Search:
                     evidence=dict(child.evidence),
                 )
         return True
+
+    async def _beats_seed(self, child: Candidate, level: float) -> str:
+        """Why not; ``""`` if it does."""
+        seed, looked = self.pool.seed, 0
+        gains, losses = Wealth(), Wealth()
+        while looked < len(self._order) and gains.value < 2 / level:
+            part = self._order[looked : looked + _LOOK]
+            looked += len(part)
+            for one, other in zip(await self.trials(child, part), await self.trials(seed, part), strict=True):
+                gains.add(one.score - other.score)
+                losses.add(other.score - one.score)
+            if losses.value >= _CLEAR:
+                break
+        comparison = self.test.compare(seed.scores, child.scores, self._order[:looked], level)
+        wealth = {"wealth": gains.value, "needed": 2 / level, "level": level}
+        child.evidence["validation"] = {**comparison.to_dict(), **wealth}
+        if gains.value >= 2 / level:
+            return ""
+        if looked == len(self._order) and self.test.accepts(comparison, level / 2):
+            return ""
+        return f"seed to child {comparison}; needed p ≤ {level / 2:.3g} on all {len(self._order)} examples"
+
+    async def _beats_incumbent(self, child: Candidate) -> str:
+        """Why not; ``""`` if it does."""
+        looked, lead = 0, 0.0
+        gains, losses = Wealth(), Wealth()
+        while looked < len(self._order) and max(gains.value, losses.value) < _CLEAR:
+            part = self._order[looked : looked + _LOOK]
+            looked += len(part)
+            for one, other in zip(await self.trials(child, part), await self.trials(self.incumbent, part), strict=True):
+                lead += one.score - other.score
+                gains.add(one.score - other.score)
+                losses.add(other.score - one.score)
+        child.evidence["incumbent"] = {"id": self.incumbent.id, "lead": lead / looked, "examples": looked}
+        return "" if lead > _TINY else f"{lead / looked:+.4g} against the incumbent on {looked} examples"
 
     def result(self, finish_reason: str) -> PromptSearchResult:
         """The end of the run."""

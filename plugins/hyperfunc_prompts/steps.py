@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
 
 from hyperfunc.errors import BudgetExceededError
@@ -37,6 +37,10 @@ class Proposer(ABC):
     async def step(self, search: Search) -> Candidate | None:
         """One proposal, brought through the acceptance test; ``None`` when there was nothing to propose from."""
 
+    async def conclude(self, search: Search) -> Candidate | None:
+        """Bring to validation what waits for it; the candidate that was accepted, if one was."""
+        return None
+
     @abstractmethod
     def forget(self, search: Search) -> None:
         """``search`` has forgotten its scores; what this proposer derived from them no longer holds."""
@@ -49,7 +53,7 @@ class PromptStep:
     Attributes:
         candidate: what was proposed, with its verdict, reason and scores; ``None`` when nothing was.
         accepted: whether its texts are the system's now.
-        fitness: the candidate's mean score on the validation examples; NaN if it did not come so far.
+        fitness: the candidate's mean score on the validation examples that it was run on; NaN if there is none.
         gain: on the validation examples, by how much the accepted candidate's mean is above that of the texts that it
             replaced; 0 where nothing was accepted.
         usage: all that the attempt used: program runs, their calls, and the calls that wrote the proposal, also where
@@ -110,7 +114,7 @@ class PromptSearch:
 
     @property
     def fitness(self) -> float:
-        """Mean score of the accepted texts on the validation examples; NaN where they were not all run."""
+        """Mean score of the accepted texts on the validation examples that they were run on; NaN if there is none."""
         return self.search.mean(self.search.incumbent)
 
     @property
@@ -140,7 +144,7 @@ class PromptSearch:
         wrong = sum(seed.scores[key] < self._perfect_score for key in keys[:done])
         if wrong == 0 and (done == len(keys) or done >= _ENOUGH_RUNS):
             return NoHeadroom(f"all of {done} validation examples are at the perfect score already", True)
-        level = search.test.level
+        level = search.test.level_of(search.validated + 1) / 2
         if done == len(keys) and 2.0**-wrong > level:
             return NoHeadroom(
                 f"only {wrong} of {done} validation examples could be better; a text that mended them all would have a "
@@ -160,10 +164,23 @@ class PromptSearch:
         """
         if self.finish_reason or self._proposer is None:
             return None
+        return await self._attempt(self._proposer.step)
+
+    async def conclude(self) -> PromptStep:
+        """Bring to validation what has been proposed and waits for more; call it when no further step will be paid for.
+
+        A search may put validation off until there is something to see. Proposes nothing, and costs nothing where
+        nothing waits.
+        """
+        if self.finish_reason or self._proposer is None:
+            return PromptStep(None, False, math.nan, 0.0, Usage())
+        return await self._attempt(self._proposer.conclude)
+
+    async def _attempt(self, action: Callable[[Search], Awaitable[Candidate | None]]) -> PromptStep:
         search = self.search
         used, before, known = search.usage, search.incumbent, len(search.pool)
         try:
-            candidate = await self._proposer.step(search)
+            candidate = await action(search)
         except BudgetExceededError as error:
             self._ended = f"budget:{error.limit}"
             candidate = search.pool[known] if len(search.pool) > known else None

@@ -67,7 +67,7 @@ async def test_steps_are_optimize(kind: str) -> None:
     assert any(step.accepted for step in steps)
     assert sum((step.usage for step in steps), Usage()) == search.usage == result.usage
     assert result.usage.evaluations == result.evaluations
-    assert result.usage.usd == 0.5 * sum(step.candidate is not None for step in steps)
+    assert result.usage.usd == 0.5 * (len(result.pool) - 1)
     assert await search.step() is None
 
 
@@ -85,17 +85,17 @@ async def test_a_step_without_a_usable_reply_costs_and_another_may_follow() -> N
     good = True
     step = await search.step()
     assert step is not None
-    assert step.accepted
+    assert step.candidate is search.search.pool[1]
 
 
 async def test_a_budget_ends_the_search_with_the_step_that_did_not_fit() -> None:
-    budget = Budget(evaluations=130)
+    budget = Budget(evaluations=10)
     search = await learner("prompt-learning").start(Solver(), data())
     with enter_scope(budget=budget):
         step = await search.step()
     assert step is not None
     assert (step.accepted, search.finish_reason) == (False, "budget:evaluations")
-    assert search.usage.evaluations == budget.spent.evaluations <= 130
+    assert search.usage.evaluations == budget.spent.evaluations <= 10
 
 
 @hyperfunction(optimize_prompt=True)
@@ -128,9 +128,7 @@ async def test_forgotten_scores_are_measured_again(kind: str, monkeypatch: pytes
     monkeypatch.setitem(globals(), "factor", 0.25)
     search.forget_scores()
     assert not shipped.scores
-    while (second := await search.step()) is not None and not second.accepted:
-        pass
+    second = await search.step()
     assert second is not None
-    assert second.candidate is not None
-    assert set(shipped.scores.values()) <= {0.0, 0.25}
-    assert max(second.candidate.scores.values()) == 0.25
+    assert second.usage.evaluations > 0
+    assert max(shipped.scores.values()) == 0.25

@@ -1,66 +1,132 @@
-"""The benchmark's rig: the provider's own counts are the optimizer's, and chains cross a plateau."""
+"""The benchmark's rig: frozen worlds, the provider's own counts, and what the default optimizer promises in them."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from pathlib import Path
 
-from benchmarks.prompts.calls_to_target import TARGET, one_run
+import pytest
+
+from benchmarks.prompts.calls_to_target import summary, worlds_hash
+from benchmarks.prompts.contenders import OURS, TARGET, run_ours
+from benchmarks.prompts.reflector import current_text, reflect
 from benchmarks.prompts.simulated import running
-from benchmarks.prompts.worlds import SEED_TEXT, World
-from hyperfunc import Example, HyperSystem, hyperfunction
-from hyperfunc.evaluation import ScoreResult
-from hyperfunc_prompts import PromptLearningOptimizer
+from benchmarks.prompts.worlds import CUES, FAMILIES, SECOND_CUES, TOPICS, World
+
+DOCS = Path(__file__).parents[2] / "docs" / "prompts.md"
 
 
-async def test_the_provider_counts_what_was_asked() -> None:
-    world = World("plateau", 0)
+def solved(world: World) -> dict[str, str]:
+    """Texts with every rule of the world."""
+    texts = {}
+    for name, text in world.texts.items():
+        lines = [text]
+        for topic, first, second in zip(TOPICS, CUES, SECOND_CUES, strict=True):
+            if world.family == "conflicting" and topic in world.chosen:
+                lines.append(f"For {topic}, use {first} form in short requests and {second} form in long ones.")
+            else:
+                lines.append(f"For {topic}, use {first} form.")
+        texts[name] = "\n".join(lines)
+    return texts
+
+
+def test_the_worlds_are_the_published_ones() -> None:
+    assert worlds_hash() in DOCS.read_text()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_worlds_are_pure_functions_with_room_for_improvement(family: str) -> None:
+    first, second = World(family, 3), World(family, 3)
+    assert first.rows(5, "train") == second.rows(5, "train") != World(family, 4).rows(5, "train")
+    assert not {row.request for row in first.rows(40, "train")} & {row.request for row in first.rows(40, "validation")}
+    before, after = first.expected_score(first.texts), first.expected_score(solved(first))
+    assert (after, before) == (second.expected_score(solved(second)), second.expected_score(second.texts))
+    assert (before > after) if family == "no-headroom" else (before == 0.0 and after > TARGET)
+
+
+def test_what_makes_the_families_hard() -> None:
+    plateau = World("plateau", 0)
+    text = "Answer the request.\nFor dates, use iso form.\nFor names, use surname form."
+    assert plateau.expected_score({"reply": text}) == 0.0
+    deceptive = World("deceptive", 0)
+    lured = solved(deceptive)["reply"]
+    for topic in deceptive.chosen[:2]:
+        lured = lured.replace(CUES[TOPICS.index(topic)], SECOND_CUES[TOPICS.index(topic)])
+    assert deceptive.expected_score({"reply": lured}) < TARGET
+    conflicting = World("conflicting", 0)
+    assert conflicting.expected_score({"reply": solved(World("additive", 0))["reply"]}) < TARGET
+    coupled = World("coupled", 0)
+    both = solved(coupled)
+    assert coupled.expected_score({**both, "note": coupled.texts["note"]}) < 0.6
+    assert coupled.expected_score({**both, "reply": coupled.texts["reply"]}) == 0.0
+    decoy = World("decoy", 0)
+    both = solved(decoy)
+    assert decoy.expected_score({**both, "note": decoy.texts["note"]}) > TARGET
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "Improve:\n```\n{text}\n```\nSeen:\n```\n# Example 1\n{said}\n```\nReply in ``` blocks.",
+        "<current_text>\n{text}\n</current_text>\n<feedback>{said}</feedback>\n<new_text>",
+        "[[ ## current_instruction ## ]]\n{text}\n\n[[ ## examples ## ]]\n[{{'Feedback': '{said}'}}]",
+    ],
+)
+def test_the_reflector_reads_any_layout_alike(layout: str) -> None:
+    text = "Answer the request.\nFor dates, use iso form."
+    found = []
+    for seed in range(200):
+        world = World("additive", seed)
+        body = layout.format(text=text, said="the person part is not usable; the clock part is not usable")
+        assert current_text(world, body) == text
+        found.append(reflect(world, body))
+    # One mention gives a rule away four times in ten; one rule in ten is lost; one reply in five gains a distractor.
+    assert 60 <= sum("surname" in reply for reply in found) <= 100
+    assert 60 <= sum("timezone" in reply for reply in found) <= 100
+    assert 8 <= sum("iso" not in reply for reply in found) <= 34
+    assert not any("currency" in reply for reply in found)
+
+
+async def test_the_provider_counts_what_was_asked_and_the_default_reaches_the_target() -> None:
+    world = World("additive", 0)
     with running() as provider:
-        reached, calls, worse = await one_run(provider, world, "prompt-learning")
-        task, reflections = provider.counts(world)
-    assert reached is not None
-    assert (task + reflections, worse) == (calls, False)
-    # Nobody is asked twice: at most eight candidates and the seed, on at most 60 examples each.
-    assert (reached <= calls, task <= 9 * 60, reflections <= 8) == (True, True, True)
+        outcome = await run_ours(provider, world, "prompt-learning", 1000)
+    assert outcome.reached is not None
+    assert outcome.reached <= 200
+    # One run beyond the budget finds the components; it is the program's, not the search's.
+    assert (outcome.counts.task, outcome.counts.failed) == (outcome.evaluations + 1, 0)
+    # Nobody is run twice on one example.
+    assert outcome.counts.repeated <= outcome.counts.reflect
+    assert world.expected_score(outcome.texts) >= TARGET
 
 
-def test_worlds_are_pure_functions_with_a_seed_text_that_can_be_improved() -> None:
-    for family in ("additive", "plateau"):
-        first, second = World(family, 3), World(family, 3)
-        assert first.rows(5, "train") == second.rows(5, "train") != World(family, 4).rows(5, "train")
-        assert first.expected_score(SEED_TEXT) < 0.1
-        assert first.expected_score("For dates, use iso form.") == second.expected_score("For dates, use iso form.")
-    assert World("no-headroom", 3).expected_score("else", 2000) < World("no-headroom", 3).expected_score(
-        SEED_TEXT, 2000
-    )
-    assert TARGET < 1
+@pytest.mark.parametrize("family", ["faults", "conflicting"])
+@pytest.mark.parametrize("contender", sorted(OURS))
+async def test_the_same_prompts_at_any_concurrency(family: str, contender: str) -> None:
+    world, found = World(family, 1), []
+    with running() as provider:
+        for concurrency in (1, 64):
+            owner = f"c{concurrency}"
+            found.append(await run_ours(provider, world, contender, 150, owner=owner, concurrency=concurrency))
+    first, second = found
+    assert first == second
+    assert first.evaluations <= 150
+    assert (first.counts.failed > 0) == (family == "faults")
+    assert contender != "prompt-learning" or first.texts != world.texts
 
 
-@hyperfunction(optimize_prompt=True)
-async def letters(wanted: int, *, prompt: str) -> bool:
-    """x"""
-    return prompt.count("x") >= wanted
+async def test_a_small_budget_still_ships_what_can_be_shown() -> None:
+    with running() as provider:
+        outcome = await run_ours(provider, World("additive", 2), "prompt-learning", 100)
+    assert outcome.evaluations <= 100
+    assert outcome.texts != World("additive", 2).texts
 
 
-class Letters(HyperSystem):
-    async def run(self, wanted: int) -> bool:
-        return await letters(wanted)
+def test_the_table_counts_runs_that_missed_as_beyond_all_others() -> None:
+    def row(contender: str, reached: int | None) -> dict[str, object]:
+        where = {"family": "additive", "seed": 0, "contender": contender, "worse": False, "calls": 100}
+        return {**where, "reached": reached, "counts": {"repeated": 5}}
 
-
-class NeedsMore:
-    def score(self, output: Any, expected: Any, inputs: Any = None) -> ScoreResult:
-        return ScoreResult(float(output), "" if output else "more")
-
-
-async def test_steps_that_show_no_gain_lead_on_but_are_not_shipped() -> None:
-    async def one_more(messages: list[dict[str, Any]]) -> str:
-        text = messages[1]["content"].split("<current_text>\n")[1].split("\n</current_text>")[0]
-        return f"<new_text>{text}x</new_text>"
-
-    system = Letters()
-    data = [Example({"wanted": 4}, True, id=f"e{i}") for i in range(40)]
-    result = await PromptLearningOptimizer(one_more, max_iterations=4, scorer=NeedsMore()).optimize(system, data)
-    assert [c.verdict for c in result.pool] == ["seed", "rejected", "rejected", "accepted"]
-    assert [c.id for c in result.pool.lineage(result.best)] == [0, 1, 2, 3]
-    assert system.theta.texts["letters.prompt"] == "xxxx"
-    # Links of the chain that show no gain cost no validation.
-    assert "validation" not in result.pool[1].evidence
+    lines = summary([row("gepa", 100), row("gepa", 200), row("gepa", None), row("prompt-learning", 80)])
+    assert re.split(r"\s{2,}", lines[1].strip())[:4] == ["additive", "gepa", "2/3", "200"]
+    assert " 0.40 " in lines[2]
