@@ -6,7 +6,7 @@ vectors (norms, biases) are looked up here. Knows the names of weights, not what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -94,14 +94,28 @@ class BoundWeights:
 
     def linear(self, x: Tensor, name: str) -> Tensor:
         """The linear ``name`` (without ``.weight``) of ``x`` ``[P, R, in]``: ``[P, R, out]``."""
-        bias = self.vector(name + ".bias") if name + ".bias" in self.shared else None
-        adapter = self.adapters.get(name + ".weight")
+        return self.linears(x, (name,))[0]
+
+    def linears(self, x: Tensor, names: tuple[str, ...]) -> Sequence[Tensor]:
+        """Several linears of one input; where the weights are packed, views of one product."""
+        adapters = [self.adapters.get(name + ".weight") for name in names]
+        if self._packed is None or not all(a is None or isinstance(a, FactoredAdapter) for a in adapters):
+            return [self._plain(x, name, adapter) for name, adapter in zip(names, adapters, strict=True)]
+        own_bias = any(name + ".bias" in self._vectors for name in names)
+        joined = self._packed.linears(x, names, biased=not own_bias)
+        if joined is None:
+            return [self._plain(x, name, adapter) for name, adapter in zip(names, adapters, strict=True)]
+        parts = (joined,) if len(names) == 1 else joined.split([len(self.shared[n + ".weight"]) for n in names], -1)
+        for name, adapter, part in zip(names, adapters, parts, strict=True):
+            if own_bias and name + ".bias" in self.shared:
+                part += self.vector(name + ".bias")
+            if isinstance(adapter, FactoredAdapter):
+                adapter.add_to(part, x)
+        return parts
+
+    def _plain(self, x: Tensor, name: str, adapter: Adapter | None) -> Tensor:
         weight = self.shared[name + ".weight"]
-        if self._packed is not None and (adapter is None or isinstance(adapter, FactoredAdapter)):
-            y = self._packed.linear(x, name + ".weight", bias if bias is None or bias.dim() == 1 else None)
-            if y is not None:
-                y = y if bias is None or bias.dim() == 1 else y + bias
-                return y if adapter is None else adapter.add_to(y, x)
+        bias = self.vector(name + ".bias") if name + ".bias" in self.shared else None
         return plain_linear(x, weight, bias) if adapter is None else adapter.apply(x, weight, bias)
 
     def transposed_linear(self, name: str, x: Tensor, bias: Tensor | None = None) -> Tensor:
