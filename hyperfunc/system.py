@@ -27,7 +27,7 @@ from hyperfunc.function import HyperFunction
 from hyperfunc.history import OptimizeResult
 from hyperfunc.journal import Journal
 from hyperfunc.observability import CallRecord, ObservabilityHub
-from hyperfunc.optimize import Callback
+from hyperfunc.optimization.options import Callback
 from hyperfunc.parameters.files import load_theta, save_theta
 from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
 from hyperfunc.plugins import call_listener, current_plugins

@@ -20,7 +20,8 @@ from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.fitness import Fitness, MemberFitness, Metric
 from hyperfunc.history import History, OptimizeResult
 from hyperfunc.journal import Journal, fingerprint_data, fingerprint_program
-from hyperfunc.optimize import Callback, LoopOptions, TensorOptimizer, optimize_tensors
+from hyperfunc.optimization.loop import optimize_tensors
+from hyperfunc.optimization.options import Callback, LoopOptions, TensorOptimizer
 from hyperfunc.parameters.theta import Theta, ThetaValue
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.program import Program

@@ -9,7 +9,7 @@ from typing import Any
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, NoOpSystemOptimizer
-from hyperfunc.optimize import TensorOptimizer
+from hyperfunc.optimization.options import TensorOptimizer
 from hyperfunc.scheduling.forecast import Forecast, count_runs, scaled, spread
 from hyperfunc.scope import current_scope, enter_scope
 from hyperfunc.selection import as_examples, parameter_group, select_entries
