@@ -25,7 +25,8 @@ class BoundWeights:
 
     Args:
         shared: name -> tensor, under Hugging Face state-dict names.
-        members: the block's own values for some of them; ``None`` means one unperturbed member.
+        members: the block's own values for some of them; ``None`` means one unperturbed member. Factors perturb their
+            own ``base``, which takes the place of the shared weight where the two differ.
         adapters: adapters by the *weight* name of their linear (``model.layers.0.mlp.up_proj.weight``), in place of
             member values for that weight.
         size: number of members; worked out from ``members`` where those are given.
@@ -56,6 +57,11 @@ class BoundWeights:
         self.size = sizes.pop() if sizes else 1
         for name, values in (members or {}).items():
             self._bind(name, values)
+        bases = {n: _base(v, shared[n]) for n, v in (members or {}).items() if isinstance(v, FactoredMembers)}
+        changed = {n: base for n, base in bases.items() if base is not shared[n]}
+        if changed:
+            self.shared = {**shared, **changed}
+            self._packed = None if packed is None else PackedWeights(self.shared)
 
     def _bind(self, name: str, values: DenseMembers | FactoredMembers) -> None:
         if name not in self.shared:
@@ -157,6 +163,13 @@ class BoundWeights:
         chosen._vectors = {name: values[members] for name, values in self._vectors.items()}
         chosen._tables = {name: _select(values, members) for name, values in self._tables.items()}
         return chosen
+
+
+def _base(values: FactoredMembers, weight: Tensor) -> Tensor:
+    """What these factors perturb: ``weight`` itself, if it is the same."""
+    base = values.base.to(weight)
+    same = base is weight or base.data_ptr() == weight.data_ptr() or torch.equal(base, weight)
+    return weight if same else base
 
 
 def _select(values: DenseMembers | FactoredMembers, members: Tensor) -> DenseMembers | FactoredMembers:
