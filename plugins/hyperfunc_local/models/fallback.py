@@ -136,6 +136,7 @@ class TransformersModel:
         if padding is not None:
             padding = padding.reshape(-1)
         wanted = 1 if output == "last" else count
+        logits: Tensor
         if cache is None:
             logits = self._run(weights, flat, 0, padding, wanted).logits
         else:
@@ -190,8 +191,9 @@ def _covering(answer: Any, length: int) -> Any:
     """The answer's keys and values, if they are of a kind that goes on from ``length`` columns."""
     past = getattr(answer, "past_key_values", None)
     layers = getattr(past, "layers", None)
-    usable = layers and all(type(layer).__name__ == "DynamicLayer" for layer in layers)
-    return past if usable and past.get_seq_length() == length else None
+    if past is None or not layers or any(type(layer).__name__ != "DynamicLayer" for layer in layers):
+        return None
+    return past if past.get_seq_length() == length else None
 
 
 class _Perturbing(TorchFunctionMode):

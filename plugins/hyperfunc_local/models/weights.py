@@ -111,7 +111,8 @@ class BoundWeights:
         joined = self._packed.linears(x, names, biased=not own_bias)
         if joined is None:
             return [self._plain(x, name, adapter) for name, adapter in zip(names, adapters, strict=True)]
-        parts = (joined,) if len(names) == 1 else joined.split([len(self.shared[n + ".weight"]) for n in names], -1)
+        sizes = [len(self.shared[name + ".weight"]) for name in names]
+        parts = (joined,) if len(names) == 1 else torch.split(joined, sizes, -1)
         for name, adapter, part in zip(names, adapters, parts, strict=True):
             if own_bias and name + ".bias" in self.shared:
                 part += self.vector(name + ".bias")
