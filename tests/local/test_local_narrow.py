@@ -11,10 +11,31 @@ from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.population.members import FactoredMembers, MemberBlock
 from hyperfunc_local.adapters import adapter_for, plain_linear
 from hyperfunc_local.model import LocalModel
-from hyperfunc_serve.demo_model import demo_model
+from hyperfunc_local.models.configuration import LlamaConfig
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14], [30]]
 CONTINUATIONS = [[4, 5], [6], [7, 8], [10]]
+
+
+def tiny_model() -> LocalModel:
+    config = LlamaConfig(
+        family="llama",
+        vocabulary=97,
+        hidden=32,
+        intermediate=64,
+        layers=2,
+        heads=2,
+        key_value_heads=1,
+        head_size=16,
+        context_length=64,
+        tied=True,
+    )
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * shape[1] ** -0.5
+        for name, shape in config.shapes().items()
+    }
+    return LocalModel(config, weights)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -42,7 +63,7 @@ def test_narrow_weights_keep_perturbations_below_their_rounding(dtype: torch.dty
 
 def test_factors_perturb_their_own_base() -> None:
     """A strategy's centre moves; its members must not be read as perturbations of the weights it started from."""
-    model = demo_model(hidden=32)
+    model = tiny_model()
     name = "model.layers.0.mlp.up_proj.weight"
     generator = torch.Generator().manual_seed(0)
     base = model.weights[name] + 0.3 * torch.randn(model.weights[name].shape, generator=generator)
@@ -57,7 +78,7 @@ def test_factors_perturb_their_own_base() -> None:
 
 def test_evolution_of_narrow_weights_adds_up_steps_below_their_resolution() -> None:
     """bfloat16 weights, float32 centre: nearly every step is too small to change its weight, and yet none is lost."""
-    exact = demo_model(hidden=32)
+    exact = tiny_model()
     model = LocalModel(exact.config, {n: w.bfloat16() for n, w in exact.weights.items()})
     names = [n for n, w in model.weights.items() if w.dim() == 2 and "layers" in n]
     start = {n: model.weights[n].clone() for n in names}
