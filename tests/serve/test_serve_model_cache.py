@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from hyperfunc.errors import ConfigurationError
+from hyperfunc_serve.errors import ServeError
 from hyperfunc_serve.model_cache import ModelCache
 
 
@@ -166,6 +167,39 @@ def test_misuse_is_refused() -> None:
     assert cache.acquire_loaded("a") is not None
     cache.close()
     assert cache.statistics.size == 0
+
+
+def test_a_closed_cache_lets_late_users_go_and_takes_no_new_ones() -> None:
+    started, go = threading.Event(), threading.Event()
+    loaded: list[Thing] = []
+
+    def load(name: str) -> Thing:
+        if name == "slow":
+            started.set()
+            go.wait(10)
+        loaded.append(Thing(name))
+        return loaded[-1]
+
+    cache = ModelCache(load, 2)
+    errors: list[Exception] = []
+
+    def late() -> None:
+        try:
+            cache.acquire("slow")
+        except ServeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=late)
+    with cache.use("a"):
+        thread.start()
+        started.wait(10)
+        cache.close()
+        go.set()
+        thread.join(10)
+    assert len(errors) == 1
+    assert [thing.closed for thing in loaded] == [["a"], ["slow"]]
+    with pytest.raises(ServeError, match="closed"):
+        cache.acquire("a")
 
 
 def test_many_threads_over_many_names_keep_the_books() -> None:
