@@ -7,6 +7,7 @@ request that fails, or whose client left, ends alone.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import queue
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -133,7 +134,7 @@ class ModelWorker:
             return self._grammars
 
     @cached_property
-    def token_bytes(self) -> list[bytes]:
+    def token_bytes(self) -> list[builtins.bytes]:
         """What each id spells; empty for special tokens, and without a tokenizer."""
         return self.model.tokenizer.token_bytes() if self.model.tokenizer is not None else []
 
