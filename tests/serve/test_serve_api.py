@@ -21,6 +21,7 @@ from hyperfunc_local.sampling.parameters import DecodingParameters
 from hyperfunc_serve.demo_model import demo_model
 from hyperfunc_serve.running import server_in_thread
 from hyperfunc_serve.settings import ServerSettings
+from hyperfunc_serve.worker import ModelWorker
 
 openai = pytest.importorskip("openai")
 
@@ -350,6 +351,27 @@ def test_the_first_token_leaves_before_the_last_is_computed(
                     gate.open.set()
     assert len(events) == 11
     assert events[-1] == {"num_generated": 10, "finish_reason": "length"}
+
+
+def test_a_server_that_holds_tokens_back_would_be_noticed(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: pieces of the whole answer are delivered at once, after the last step."""
+    http.post("/generate", json={"prompt": "warm", "max_tokens": 1})
+    gate = _Gate(monkeypatch, free_steps=1000)
+    held: list[Any] = []
+    deliver = ModelWorker._deliver
+
+    def late(worker: ModelWorker, batches: Any) -> None:
+        for loop, pieces in batches.items():
+            held.extend(pieces)
+            if pieces[-1][1].last:
+                deliver(worker, {loop: list(held)})
+
+    monkeypatch.setattr(ModelWorker, "_deliver", late)
+    with http.stream("POST", "/stream/generate", json={"prompt": "abc", "max_tokens": 10}) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                assert gate.steps == 10  # the first token came when all had been computed
+                break
 
 
 @pytest.mark.parametrize("stream", [True, False])
