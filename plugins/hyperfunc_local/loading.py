@@ -23,7 +23,7 @@ from hyperfunc_local.errors import (
 from hyperfunc_local.files.gguf_files import read_gguf
 from hyperfunc_local.files.safetensors_files import read_json, read_safetensors, write_safetensors
 from hyperfunc_local.model import LocalModel
-from hyperfunc_local.models.causal import CausalModel
+from hyperfunc_local.models.causal import CausalModel, Llama
 from hyperfunc_local.models.configuration import FAMILIES, LlamaConfig
 from hyperfunc_local.models.fallback import load_with_transformers
 from hyperfunc_local.sampling.parameters import resolve
@@ -52,8 +52,8 @@ def load_model(
     ``hyperfunc_register_model_families``), then in the Llama family of this package.
 
     Args:
-        fallback: run other architectures through ``transformers`` (see :mod:`hyperfunc_local.models.fallback`: correct,
-            but every token reads the whole text again).
+        fallback: run other architectures through ``transformers``, more slowly (see
+            :mod:`hyperfunc_local.models.fallback`).
         dtype: of the weights; default: as stored (GGUF: float32).
         name: under which it is served; default: the file's or directory's.
 
@@ -102,12 +102,12 @@ def _load_directory(
 
 
 def _family(data: Mapping[str, Any]) -> LlamaConfig | CausalModel:
-    """The configuration as the family of its architecture reads it."""
+    """What the family of the architecture makes of the configuration."""
     families = current_plugins().registry("model_families")
     for architecture in data.get("architectures") or []:
         if isinstance(architecture, str) and architecture in families:
-            found: LlamaConfig | CausalModel = families.get(architecture)(data)
-            return found
+            model: CausalModel = families.get(architecture)(data)
+            return model.config if isinstance(model, Llama) else model
     return LlamaConfig.from_hf(data)
 
 

@@ -153,7 +153,7 @@ class LocalModel:
                 ]
             )
         with torch.inference_mode():
-            return generate(self, bound, requests, max_rows=max_rows)
+            return generate(causal_model(self.config), bound, requests, self.tokenizer, max_rows=max_rows)
 
     def score(
         self,

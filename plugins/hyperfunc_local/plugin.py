@@ -11,4 +11,4 @@ __all__: list[str] = []
 @hookimpl
 def hyperfunc_register_model_families(register: Register) -> None:
     for architecture in ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"):
-        register(architecture, "hyperfunc_local.models.configuration:LlamaConfig.from_hf")
+        register(architecture, "hyperfunc_local.models.causal:Llama.from_hf")

@@ -32,6 +32,12 @@ def serve(
     max_waiting: Annotated[int, typer.Option(help="Answers that may wait.")] = 256,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of one answer.")] = 4096,
     model_capacity: Annotated[int, typer.Option(help="Models held in memory at once.")] = 2,
+    model_bytes: Annotated[
+        int | None, typer.Option(help="Bytes of weights held in memory at once.", show_default="no limit")
+    ] = None,
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="Run other architectures through transformers (slower).")
+    ] = False,
 ) -> None:
     """Serve local models over an OpenAI-compatible HTTP API."""
     try:
@@ -53,7 +59,7 @@ def serve(
             if name in loaders:
                 raise typer.BadParameter(f"two models are called {name!r}; write NAME=PATH")
             loaders[name] = lambda path=path, name=name: load_model(
-                path, dtype=_dtype(torch, dtype), device=device, name=name
+                path, dtype=_dtype(torch, dtype), device=device, name=name, fallback=fallback
             )
         _dtype(torch, dtype)
         if demo:
@@ -68,6 +74,7 @@ def serve(
             max_waiting=max_waiting,
             max_tokens=max_tokens,
             model_capacity=model_capacity,
+            model_bytes=model_bytes,
         )
         if host not in ("127.0.0.1", "::1", "localhost") and api_key is None:
             typer.echo(f"warning: {host} can be reached by others, and no --api-key is set", err=True)
@@ -80,13 +87,16 @@ def serve(
 def info(
     model: Annotated[Path, typer.Argument(help="Model directory or .gguf file.")],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="Read other architectures through transformers.")
+    ] = False,
 ) -> None:
     """Say what a local model is: family, sizes, vocabulary, memory, decoding parameters."""
     try:
         from hyperfunc_local.loading import load_model
         from hyperfunc_local.models.configuration import LlamaConfig
 
-        loaded = load_model(model)
+        loaded = load_model(model, fallback=fallback)
     except HyperfuncError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

@@ -40,7 +40,11 @@ def demo_tokenizer() -> HFTokenizer:
 def demo_model(
     name: str = "demo", *, hidden: int = 64, layers: int = 2, context: int = 1024, seed: int = 0
 ) -> LocalModel:
-    """A Llama of random weights that writes random letters, the same ones for the same seed."""
+    """A Llama of random weights that writes random letters, the same ones for the same seed.
+
+    One coordinate of the hidden state is a constant, and the output matrix turns it into a preference for letters and
+    spaces: bytes drawn at random would be no text.
+    """
     tokenizer = demo_tokenizer()
     heads = max(1, hidden // 16)
     config = LlamaConfig(
@@ -53,7 +57,6 @@ def demo_model(
         key_value_heads=max(1, heads // 2),
         head_size=16,
         context_length=context,
-        tied=True,
         start_id=0,
         stop_ids=(1,),
     )
@@ -62,6 +65,13 @@ def demo_model(
         name: torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * shape[-1] ** -0.5
         for name, shape in config.shapes().items()
     }
+    for name, weight in weights.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight[0] = 0
+    weights["model.embed_tokens.weight"][:, 0] = 1
+    letters = [i for i, b in enumerate(tokenizer.token_bytes()) if b.islower() or b == b" "]
+    weights["lm_head.weight"][:, 0] = -6
+    weights["lm_head.weight"][letters, 0] = 6
     return LocalModel(
         config=config,
         weights=weights,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from hyperfunc.errors import ConfigurationError
+from hyperfunc_serve.errors import ServeError
 
 __all__ = ["CacheStatistics", "Cached", "ModelCache"]
 
@@ -80,6 +81,7 @@ class ModelCache(Generic[T]):
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry[T]] = OrderedDict()  # least recently used first
         self._hits = self._misses = self._evictions = self._failures = 0
+        self._closed = False
 
     @contextmanager
     def use(self, name: str) -> Iterator[T]:
@@ -95,8 +97,10 @@ class ModelCache(Generic[T]):
 
         Raises:
             Whatever ``load`` raises; nothing is pinned then.
+            ServeError: the cache was closed.
         """
         with self._lock:
+            self._refuse_if_closed(name)
             entry = self._entries.get(name)
             loading = entry is None
             if entry is None:
@@ -117,7 +121,7 @@ class ModelCache(Generic[T]):
 
     def _fill(self, name: str, entry: _Entry[T]) -> None:
         try:
-            entry.value = self._load(name)
+            value = entry.value = self._load(name)
         except BaseException as error:
             entry.error = error
             with self._lock:
@@ -125,9 +129,20 @@ class ModelCache(Generic[T]):
                 if self._entries.get(name) is entry:
                     del self._entries[name]
             raise
+        else:
+            with self._lock:
+                abandoned = self._closed
+            if abandoned:
+                self._close([value])
+                entry.error = ServeError(f"{name!r} was loaded after the cache was closed")
+                raise entry.error
         finally:
             entry.ready.set()
         self._close(self._evict())
+
+    def _refuse_if_closed(self, name: str) -> None:
+        if self._closed:
+            raise ServeError(f"{name!r} was asked for after the cache was closed")
 
     def acquire_loaded(self, name: str) -> T | None:
         """Like :meth:`acquire`, but never waits: ``None`` (and nothing counted) where it is not loaded."""
@@ -143,6 +158,8 @@ class ModelCache(Generic[T]):
     def release(self, name: str) -> None:
         """One user less. Raises ConfigurationError: nobody uses it."""
         with self._lock:
+            if self._closed:
+                return  # a stream that outlives the server
             entry = self._entries.get(name)
             if entry is None or entry.users < 1:
                 raise ConfigurationError(f"{name!r} was released more often than acquired")
@@ -183,8 +200,9 @@ class ModelCache(Generic[T]):
             )
 
     def close(self) -> None:
-        """Drop everything, in use or not."""
+        """Drop everything, in use or not. What is still loading is dropped when it comes."""
         with self._lock:
+            self._closed = True
             values = [e.value for e in self._entries.values() if e.value is not None]
             self._entries.clear()
         self._close(values)

@@ -263,6 +263,7 @@ def _logprobs(call: _Call, answer: Generation, begin: int, end: int, offset: int
     if answer.request.top_logprobs is None:
         return None
     tokenizer = call.served.model.tokenizer
+    spelled = call.served.worker.token_bytes
 
     def text(token: int) -> str:
         return tokenizer.decode([token], keep_special=True) if tokenizer is not None else str(token)
@@ -272,7 +273,8 @@ def _logprobs(call: _Call, answer: Generation, begin: int, end: int, offset: int
     if call.chat:
 
         def entry(token: int, value: float) -> dict[str, Any]:
-            return {"token": text(token), "logprob": value, "bytes": list(text(token).encode("utf-8", "replace"))}
+            raw = spelled[token] if token < len(spelled) else b""  # part of a character has bytes, and no text
+            return {"token": text(token), "logprob": value, "bytes": list(raw or text(token).encode())}
 
         content = [
             {**entry(token, value), "top_logprobs": [entry(t, v) for t, v in best]}

@@ -47,5 +47,7 @@ class ServerSettings:
         for name in ("max_waiting", "shutdown_seconds", "port"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if self.model_bytes is not None and self.model_bytes < 1:
+            raise ConfigurationError(f"model_bytes: expected at least 1, or None for no limit, got {self.model_bytes}")
         if self.api_key is not None and not self.api_key:
             raise ConfigurationError("api_key: an empty key protects nothing; leave it out or set one")

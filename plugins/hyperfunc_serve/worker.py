@@ -7,10 +7,12 @@ request that fails, or whose client left, ends alone.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import queue
 import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -130,6 +132,11 @@ class ModelWorker:
             if self._grammars is None:
                 self._grammars = GrammarCompiler(tokenizer, self.model.config.vocabulary, stop_ids[0])
             return self._grammars
+
+    @cached_property
+    def token_bytes(self) -> list[builtins.bytes]:
+        """What each id spells; empty for special tokens, and without a tokenizer."""
+        return self.model.tokenizer.token_bytes() if self.model.tokenizer is not None else []
 
     def check_room(self, count: int) -> None:
         """Raises RequestError (429): ``count`` more answers are too many."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ from hyperfunc.errors import FactoredOperationError
 from hyperfunc.hookspecs import hookimpl
 from hyperfunc.plugins import Plugins, use_plugins
 from hyperfunc.population.members import DenseMembers, FactoredMembers
+from hyperfunc.testing.contracts import ModelFamilyCase, ModelFamilyContract
 from hyperfunc_local.errors import UnsupportedArchitectureError
 from hyperfunc_local.loading import load_model, save_model
+from hyperfunc_local.model import LocalModel
 from hyperfunc_local.models import fallback
+from hyperfunc_local.models.weights import BoundWeights
 from hyperfunc_local.module import LlamaModule
 from hyperfunc_local.sampling.parameters import DecodingParameters
 from hyperfunc_serve.demo_model import demo_model
@@ -27,11 +32,13 @@ PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
 
 def saved(kind: str, directory: Path) -> Any:
     torch.manual_seed(0)
-    if kind == "gpt2":
-        config = transformers.GPT2Config(vocab_size=61, n_positions=64, n_embd=24, n_layer=2, n_head=2, eos_token_id=0)
+    if kind == "GPT2":
+        config = transformers.GPT2Config(
+            vocab_size=61, n_positions=64, n_embd=24, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+        )
         oracle = transformers.GPT2LMHeadModel(config)
     else:
-        config = transformers.PhiConfig(
+        config = getattr(transformers, f"{kind}Config")(
             vocab_size=61,
             hidden_size=24,
             intermediate_size=32,
@@ -40,7 +47,7 @@ def saved(kind: str, directory: Path) -> Any:
             max_position_embeddings=64,
             eos_token_id=0,
         )
-        oracle = transformers.PhiForCausalLM(config)
+        oracle = getattr(transformers, f"{kind}ForCausalLM")(config)
     with torch.no_grad():
         for parameter in oracle.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
@@ -61,7 +68,7 @@ def block_of(model: Any, names: list[str], members: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "phi"])
+@pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Phi", "Bloom"])
 @pytest.mark.parametrize("max_rows", [None, 4])
 def test_other_architectures_run_through_the_fallback(tmp_path: Path, kind: str, max_rows: int | None) -> None:
     oracle = saved(kind, tmp_path)
@@ -86,8 +93,28 @@ def test_other_architectures_run_through_the_fallback(tmp_path: Path, kind: str,
             assert float(total) == pytest.approx(float(expected), abs=1e-3)
 
 
+def test_the_fallback_reads_a_text_once_while_its_rows_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved("GPTNeoX", tmp_path)
+    model = load_model(tmp_path, fallback=True)
+    read: list[int] = []
+    run = fallback.TransformersModel._run
+
+    def counting(self: Any, weights: Any, ids: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        read.append(ids.numel())
+        return run(self, weights, ids, *rest, **options)
+
+    monkeypatch.setattr(fallback.TransformersModel, "_run", counting)
+    together = model.generate(PROMPTS, GREEDY)
+    assert read == [15] + [3] * 7
+    monkeypatch.setattr(fallback, "_covering", lambda answer, length: None)
+    read.clear()
+    again = model.generate(PROMPTS, GREEDY)
+    assert read == [3 * n for n in range(5, 13)]
+    assert [a.tokens for a in again[0]] == [a.tokens for a in together[0]]
+
+
 def test_the_fallback_ignores_no_perturbation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved("gpt2", tmp_path)
+    saved("GPT2", tmp_path)
     model = load_model(tmp_path, fallback=True)
     with pytest.raises(UnsupportedArchitectureError, match="matrices only"):
         model.generate(PROMPTS, GREEDY, members={"transformer.ln_f.weight": DenseMembers(torch.ones(2, 24))})
@@ -98,7 +125,7 @@ def test_the_fallback_ignores_no_perturbation(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_plugin_may_bring_a_family(tmp_path: Path) -> None:
-    saved("gpt2", tmp_path)
+    saved("GPT2", tmp_path)
     seen = []
 
     class Family:
@@ -159,3 +186,27 @@ def test_a_module_under_vmap_equals_the_population() -> None:
     greedy = DecodingParameters(temperature=0, max_tokens=6, ignore_end=True)
     expected = [[a.tokens for a in own] for own in model.generate(ids.tolist(), greedy, members=block)]
     assert got.tolist() == expected
+
+
+class TestLlamaFamily(ModelFamilyContract):
+    """What every family promises, of ours, built the way a plugin's is: by the registered ``(config) -> model``."""
+
+    @pytest.fixture(params=["llama", "mistral", "qwen2", "qwen3"])
+    def family_case(self, request: pytest.FixtureRequest, tmp_path: Path) -> ModelFamilyCase:
+        from hyperfunc_local import plugin
+
+        changes = {"mistral": {"windows": (3, 3)}, "qwen2": {"qkv_bias": True}, "qwen3": {"query_key_norm": True}}
+        config = replace(demo_model(hidden=32).config, family=request.param, **changes.get(request.param, {}))
+        save_model(LocalModel(config, random_weights(config.shapes())), tmp_path)
+        data = json.loads((tmp_path / "config.json").read_text())
+        plugins = Plugins()
+        plugins.add(plugin, "local")
+        build = plugins.registry("model_families").get(data["architectures"][0])
+        assert build(data).config.family == request.param
+        weights = BoundWeights(random_weights(config.shapes()))
+        return ModelFamilyCase(build, data, config.vocabulary, lambda model, ids: model.forward(weights, ids[None])[0])
+
+
+def random_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {n: torch.randn(s, generator=generator) * 0.2 + (len(s) == 1) for n, s in shapes.items()}

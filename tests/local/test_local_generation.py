@@ -14,6 +14,7 @@ from hyperfunc_local.adapters import FactoredAdapter
 from hyperfunc_local.engine import Engine, GenerationRequest
 from hyperfunc_local.errors import ContextLengthError, TokenizerError
 from hyperfunc_local.model import LocalModel
+from hyperfunc_local.models.cache import KeyValueCache
 from hyperfunc_local.models.configuration import LlamaConfig
 from hyperfunc_local.sampling.parameters import DecodingParameters
 from hyperfunc_serve.demo_model import demo_model
@@ -326,3 +327,32 @@ def test_half_precision_populations_generate_and_score(dtype: torch.dtype) -> No
     assert rough.dtype == torch.float32
     assert (rough - exact).abs().mean() <= 0.1 * exact.abs().mean()
     assert all(w.dtype == dtype for w in half.weights.values())
+
+
+@pytest.mark.parametrize("fault", ["forgets where texts begin", "writes into the column before"])
+def test_the_tests_of_generation_notice_a_broken_cache(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: each fault contaminates a text with another one, and the tokens show it."""
+    _, model = oracle_and_model()
+    expected = tokens(model.generate(prompts(), GREEDY))[0]
+    if fault == "forgets where texts begin":
+        original = KeyValueCache.place
+
+        def place(cache: KeyValueCache, rows: torch.Tensor, other: KeyValueCache) -> None:
+            original(cache, rows, other)
+            assert cache.padding is not None
+            cache.padding[rows] = 0
+
+        monkeypatch.setattr(KeyValueCache, "place", place)
+    else:
+        write = KeyValueCache.write
+
+        def late(cache: KeyValueCache, layer: int, keys: torch.Tensor, values: torch.Tensor) -> Any:
+            if cache.length == 0:
+                return write(cache, layer, keys, values)
+            cache.length -= 1
+            write(cache, layer, keys, values)
+            cache.length += 1
+            return write(cache, layer, keys, values)
+
+        monkeypatch.setattr(KeyValueCache, "write", late)
+    assert tokens(model.generate(prompts(), GREEDY, max_rows=3))[0] != expected

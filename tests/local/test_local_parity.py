@@ -183,6 +183,7 @@ def _break_head_norm(config: LlamaConfig, weights: dict[str, Tensor], monkeypatc
 def _break_rope(config: LlamaConfig, weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> LlamaConfig:
     def interleaved(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         first, second = heads[..., ::2], heads[..., 1::2]
+        cos, sin = cos[..., : cos.shape[-1] // 2], sin[..., sin.shape[-1] // 2 :]
         return torch.stack((first * cos - second * sin, second * cos + first * sin), -1).flatten(-2)
 
     monkeypatch.setattr(llama_module, "rotate", interleaved)

@@ -21,6 +21,7 @@ from hyperfunc_local.sampling.parameters import DecodingParameters
 from hyperfunc_serve.demo_model import demo_model
 from hyperfunc_serve.running import server_in_thread
 from hyperfunc_serve.settings import ServerSettings
+from hyperfunc_serve.worker import ModelWorker
 
 openai = pytest.importorskip("openai")
 
@@ -135,6 +136,17 @@ def test_log_probabilities_add_up_to_the_score(client: Any, model: LocalModel) -
     assert all(len(e.top_logprobs) == 2 for e in whole)
 
 
+def test_log_probabilities_come_with_the_bytes_of_half_a_character(client: Any, model: LocalModel) -> None:
+    assert model.tokenizer is not None
+    first, second = model.encode("é")[1:]
+    answer = client.chat.completions.create(
+        model="demo", messages=USER, max_tokens=1, logprobs=True, top_logprobs=1, logit_bias={str(first): 100}, **GREEDY
+    )
+    (entry,) = answer.choices[0].logprobs.content
+    assert (entry.token, entry.bytes) == ("�", [0xC3])
+    assert bytes([0xC3]) + model.tokenizer.token_bytes()[second] == "é".encode()
+
+
 def test_a_schema_is_followed(client: Any) -> None:
     schema = {
         "type": "object",
@@ -183,6 +195,49 @@ async def test_the_async_client_and_several_models(url: str) -> None:
     for i in range(6):
         assert texts[2 * i] == expected_text(demo_model(hidden=32), f"p{i}", 8)
         assert texts[2 * i + 1] == expected_text(demo_model(hidden=32, seed=1), f"p{i}", 8)
+
+
+async def test_the_async_client_streams_every_choice(url: str) -> None:
+    """Sixteen streams of two choices at once; each is what the same request gives when it is not streamed."""
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+
+        async def both(i: int) -> None:
+            request: dict[str, Any] = {"model": "demo", "messages": USER, "max_tokens": 9, "n": 2, "seed": i}
+            whole = await client.chat.completions.create(**request)
+            stream = await client.chat.completions.create(
+                **request, stream=True, stream_options={"include_usage": True}
+            )
+            texts, finished, usage = ["", ""], set(), None
+            async for chunk in stream:
+                usage = chunk.usage or usage
+                for choice in chunk.choices:
+                    texts[choice.index] += choice.delta.content or ""
+                    if choice.finish_reason is not None:
+                        finished.add(choice.index)
+            assert texts == [c.message.content for c in whole.choices]
+            assert texts[0] != texts[1]
+            assert finished == {0, 1}
+            assert usage == whole.usage
+            assert usage is not None
+            assert usage.completion_tokens == 18
+
+        await asyncio.gather(*(both(i) for i in range(16)))
+
+
+async def test_the_async_client_reads_tokens_before_the_last_is_computed(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        await client.completions.create(model="demo", prompt="warm", max_tokens=1)
+        gate = _Gate(monkeypatch, free_steps=4)
+        stream = await client.completions.create(model="demo", prompt="abc", max_tokens=10, stream=True, **GREEDY)
+        text = ""
+        async for chunk in stream:
+            text += chunk.choices[0].text
+            if len(text) == 4:
+                assert gate.steps == 4  # the other six do not exist yet
+                gate.open.set()
+        assert len(text) == 10
 
 
 @LITELLM_WARNING
@@ -296,6 +351,27 @@ def test_the_first_token_leaves_before_the_last_is_computed(
                     gate.open.set()
     assert len(events) == 11
     assert events[-1] == {"num_generated": 10, "finish_reason": "length"}
+
+
+def test_a_server_that_holds_tokens_back_would_be_noticed(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: pieces of the whole answer are delivered at once, after the last step."""
+    http.post("/generate", json={"prompt": "warm", "max_tokens": 1})
+    gate = _Gate(monkeypatch, free_steps=1000)
+    held: list[Any] = []
+    deliver = ModelWorker._deliver
+
+    def late(worker: ModelWorker, batches: Any) -> None:
+        for loop, pieces in batches.items():
+            held.extend(pieces)
+            if pieces[-1][1].last:
+                deliver(worker, {loop: list(held)})
+
+    monkeypatch.setattr(ModelWorker, "_deliver", late)
+    with http.stream("POST", "/stream/generate", json={"prompt": "abc", "max_tokens": 10}) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                assert gate.steps == 10  # the first token came when all had been computed
+                break
 
 
 @pytest.mark.parametrize("stream", [True, False])

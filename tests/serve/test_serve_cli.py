@@ -45,6 +45,7 @@ def test_info_describes_a_model(tmp_path: Path) -> None:
         (["serve", "/no/such/model"], "no such file", 2),
         (["serve", "--demo", "--dtype", "int3"], "int3", 2),
         (["serve", "--demo", "--slots", "0"], "slots", 1),
+        (["serve", "--demo", "--model-bytes", "0"], "model_bytes", 1),
         (["serve", "a=.", "a=."], "two models", 2),
     ],
 )

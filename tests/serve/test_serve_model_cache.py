@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from hyperfunc.errors import ConfigurationError
-from hyperfunc_serve.model_cache import ModelCache
+from hyperfunc_serve.errors import ServeError
+from hyperfunc_serve.model_cache import ModelCache, _Entry
 
 
 @dataclass
@@ -32,16 +33,33 @@ class Loader:
         return Thing(name, self.sizes.get(name, 10), self.closed)
 
 
-def test_many_threads_on_one_cold_name_load_it_once() -> None:
+class Naive(ModelCache[Thing]):
+    """``get_or_load`` as it is often written: look, load, store. The control for single flight."""
+
+    def acquire(self, name: str) -> Thing:
+        with self._lock:
+            entry = self._entries.get(name)
+        if entry is None or entry.value is None:
+            value = self._load(name)
+            with self._lock:
+                entry = self._entries.setdefault(name, _Entry())
+                entry.value = value
+        entry.users += 1
+        assert entry.value is not None
+        return entry.value
+
+
+def ask_cold(kind: type[ModelCache[Thing]]) -> tuple[ModelCache[Thing], list[str], list[Thing]]:
+    """32 threads want one name that is not loaded yet; the load ends when all have had the time to begin one."""
     started, go = threading.Barrier(33), threading.Event()
-    calls = []
+    calls: list[str] = []
 
     def load(name: str) -> Thing:
         calls.append(name)
-        go.wait(10)
+        go.wait(0.2 if kind is Naive else 10)
         return Thing(name)
 
-    cache = ModelCache(load, 2)
+    cache = kind(load, 2)
     results: list[Thing] = []
 
     def use() -> None:
@@ -53,9 +71,21 @@ def test_many_threads_on_one_cold_name_load_it_once() -> None:
     for thread in threads:
         thread.start()
     started.wait(10)
-    go.set()
+    if kind is not Naive:
+        go.set()
     for thread in threads:
         thread.join(10)
+    return cache, calls, results
+
+
+def test_a_cache_without_single_flight_would_be_noticed() -> None:
+    _, calls, results = ask_cold(Naive)
+    assert len(calls) > 1
+    assert len(results) == 32
+
+
+def test_many_threads_on_one_cold_name_load_it_once() -> None:
+    cache, calls, results = ask_cold(ModelCache)
     assert calls == ["a"]
     assert len({id(r) for r in results}) == 1
     statistics = cache.statistics
@@ -166,6 +196,39 @@ def test_misuse_is_refused() -> None:
     assert cache.acquire_loaded("a") is not None
     cache.close()
     assert cache.statistics.size == 0
+
+
+def test_a_closed_cache_lets_late_users_go_and_takes_no_new_ones() -> None:
+    started, go = threading.Event(), threading.Event()
+    loaded: list[Thing] = []
+
+    def load(name: str) -> Thing:
+        if name == "slow":
+            started.set()
+            go.wait(10)
+        loaded.append(Thing(name))
+        return loaded[-1]
+
+    cache = ModelCache(load, 2)
+    errors: list[Exception] = []
+
+    def late() -> None:
+        try:
+            cache.acquire("slow")
+        except ServeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=late)
+    with cache.use("a"):
+        thread.start()
+        started.wait(10)
+        cache.close()
+        go.set()
+        thread.join(10)
+    assert len(errors) == 1
+    assert [thing.closed for thing in loaded] == [["a"], ["slow"]]
+    with pytest.raises(ServeError, match="closed"):
+        cache.acquire("a")
 
 
 def test_many_threads_over_many_names_keep_the_books() -> None:

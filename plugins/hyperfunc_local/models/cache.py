@@ -13,6 +13,7 @@ from torch import Tensor
 from hyperfunc.errors import ShapeError
 from hyperfunc_local.errors import ContextLengthError
 from hyperfunc_local.models.configuration import LlamaConfig
+from hyperfunc_local.models.rope import RotaryTable
 
 __all__ = ["AppendingCache", "KeyValueCache"]
 
@@ -38,6 +39,7 @@ class KeyValueCache:
         self.padding = padding
         self.length = 0
         """Columns in use."""
+        self.rotary = RotaryTable(config.rope, config.head_size)
         self._keys: list[Tensor | None] = [None] * config.layers
         self._values: list[Tensor | None] = [None] * config.layers
 

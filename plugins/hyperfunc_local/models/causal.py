@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -80,6 +81,11 @@ class Llama:
         self.vocabulary = config.vocabulary
         self.context_length = config.context_length
         self.stop_ids = config.stop_ids
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> Llama:
+        """The model that a ``config.json`` describes (see :meth:`LlamaConfig.from_hf`)."""
+        return cls(LlamaConfig.from_hf(config))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return self.config.shapes()

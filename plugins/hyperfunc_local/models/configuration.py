@@ -116,7 +116,7 @@ class LlamaConfig:
         if data.get("hidden_act", "silu") not in ("silu", "swish"):
             raise UnsupportedArchitectureError(
                 f"hidden_act {data['hidden_act']!r}: the Llama family here has SwiGLU (silu) only; "
-                "load the model through hyperfunc_local.models.fallback"
+                "load the model with load_model(path, fallback=True)"
             )
         try:
             heads = int(data["num_attention_heads"])
@@ -187,7 +187,7 @@ def _family(data: Mapping[str, Any]) -> str:
     if len(families) != 1:
         raise UnsupportedArchitectureError(
             f"architectures {names or data.get('model_type')!r}: expected one of {', '.join(FAMILIES)}; other causal "
-            "models load through hyperfunc_local.models.fallback"
+            "models load with load_model(path, fallback=True)"
         )
     return families.pop()
 

@@ -2,8 +2,9 @@
 
 Members are folded into the batch, and a ``TorchFunctionMode`` turns each product with a perturbed weight into one
 product for all members and their rank-r epilogue, as in our own family. What a generation remembers is the text
-itself: it is read again for every token, since the cache objects of ``transformers`` cannot be refilled row by row.
-That is correct for every architecture and slow for long texts; models that are used in earnest deserve an
+itself. While the same rows go on, the keys and values of ``transformers`` are used too; its cache objects cannot be
+refilled row by row, so that after a change of rows the text is read again, once. Architectures without such a cache
+read it again for every token. That is correct for all of them; models that are used in earnest deserve an
 implementation of their own.
 
 Knows nothing of the architecture. A perturbed weight that the module uses in another way than in ``linear``,
@@ -40,10 +41,15 @@ class HistoryCache:
         self.capacity = capacity
         self.length = 0
         self.padding: Tensor | None = None
+        self.past: Any = None
+        """Keys and values of all ids so far as ``transformers`` keeps them; ``None``: the text has to be read."""
 
     @property
     def bytes(self) -> int:
-        return 0 if self.ids is None else self.ids.numel() * self.ids.element_size()
+        held = [] if self.ids is None else [self.ids]
+        for layer in getattr(self.past, "layers", ()):
+            held += [t for t in (layer.keys, layer.values) if t is not None]
+        return sum(t.numel() * t.element_size() for t in held)
 
     def append(self, ids: Tensor) -> Tensor:
         """All ids with the new ones, ``[rows, length]``."""
@@ -68,6 +74,7 @@ class HistoryCache:
         ids[rows] = F.pad(theirs, (shift, 0))
         padding[rows] = their_padding + shift
         self.ids, self.padding, self.length = ids, padding, ids.shape[1]
+        self.past = None
 
     def arrange(self, rows: Tensor) -> None:
         ids, padding = self._known(rows.device)
@@ -75,6 +82,7 @@ class HistoryCache:
         self.ids = ids[source]
         self.padding = torch.where(rows >= 0, padding[source], self.length)
         self.rows = len(rows)
+        self.past = None
 
     def clear(self, rows: Tensor) -> None:
         _, padding = self._known(rows.device)
@@ -87,6 +95,7 @@ class HistoryCache:
         if unused >= max(1, least):
             self.ids, self.padding = self.ids[:, unused:], self.padding - unused
             self.length -= unused
+            self.past = None
 
 
 class TransformersModel:
@@ -126,38 +135,65 @@ class TransformersModel:
         flat = ids.reshape(members * prompts, count)
         if padding is not None:
             padding = padding.reshape(-1)
-        if cache is not None:
+        wanted = 1 if output == "last" else count
+        logits: Tensor
+        if cache is None:
+            logits = self._run(weights, flat, 0, padding, wanted).logits
+        else:
             if padding is not None:
                 cache.padding = padding
-            flat, padding = cache.append(flat), cache.padding
-        logits = self._run(weights, flat, padding)[:, -count:]
-        if output == "last":
-            logits = logits[:, -1:]
-        return logits.reshape(members, prompts, logits.shape[1], -1)
+            known = cache.length if cache.past is not None else 0
+            text = cache.append(flat)
+            past, cache.past = cache.past, None  # a pass that fails leaves it half written
+            answer = self._run(weights, text[:, known:], known, cache.padding, wanted, past=past, keep=True)
+            logits, cache.past = answer.logits, _covering(answer, cache.length)
+        return logits[:, -wanted:].reshape(members, prompts, wanted, -1)
 
     def logits_at(self, weights: BoundWeights, ids: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         return self.forward(weights, ids)[:, rows, places]
 
-    def _run(self, weights: BoundWeights, ids: Tensor, padding: Tensor | None) -> Tensor:
+    def _run(
+        self,
+        weights: BoundWeights,
+        ids: Tensor,  # [N, T], the columns from ``known`` on
+        known: int,
+        padding: Tensor | None,
+        wanted: int,  # logits of so many last columns are enough
+        *,
+        past: Any = None,
+        keep: bool = False,
+    ) -> Any:
         if weights.has_vectors:
             raise UnsupportedArchitectureError("the fallback perturbs matrices only; leave out norms and biases")
-        columns = torch.arange(ids.shape[1], device=ids.device)
+        columns = torch.arange(known + ids.shape[1], device=ids.device)
         start = padding.unsqueeze(1) if padding is not None else torch.zeros_like(columns[:1]).unsqueeze(0)
         arguments: dict[str, Any] = {"input_ids": ids}
         if padding is not None:
             # A row without text sees its last column: attention over nothing is NaN.
-            seen = (columns >= start) | (columns == ids.shape[1] - 1)
+            seen = (columns >= start) | (columns == len(columns) - 1)
             arguments["attention_mask"] = seen.expand(ids.shape[0], -1).long()
         if "position_ids" in self._takes:
-            arguments["position_ids"] = (columns - start).clamp_(min=0).expand(ids.shape[0], -1)
+            arguments["position_ids"] = (columns[known:] - start).clamp_(min=0).expand(ids.shape[0], -1)
         if "use_cache" in self._takes:
-            arguments["use_cache"] = False
+            arguments["use_cache"] = keep
+        if past is not None:
+            arguments["past_key_values"] = past
+        if "logits_to_keep" in self._takes:
+            arguments["logits_to_keep"] = wanted
         mode = _Perturbing(weights)
         with self._lock, mode:
             answer = torch.func.functional_call(self.module, dict(weights.shared), (), arguments, tie_weights=True)
         mode.check()
-        logits: Tensor = answer.logits
-        return logits
+        return answer
+
+
+def _covering(answer: Any, length: int) -> Any:
+    """The answer's keys and values, if they are of a kind that goes on from ``length`` columns."""
+    past = getattr(answer, "past_key_values", None)
+    layers = getattr(past, "layers", None)
+    if past is None or not layers or any(type(layer).__name__ != "DynamicLayer" for layer in layers):
+        return None
+    return past if past.get_seq_length() == length else None
 
 
 class _Perturbing(TorchFunctionMode):

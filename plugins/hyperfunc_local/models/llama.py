@@ -19,7 +19,7 @@ from hyperfunc.errors import ShapeError
 from hyperfunc_local.models.attention import Attention, attention_mask, fused_attention
 from hyperfunc_local.models.cache import AppendingCache, KeyValueCache
 from hyperfunc_local.models.configuration import LlamaConfig
-from hyperfunc_local.models.rope import frequencies, rotate, tables
+from hyperfunc_local.models.rope import RotaryTable, rotate
 from hyperfunc_local.models.weights import BoundWeights
 
 __all__ = ["forward"]
@@ -60,13 +60,13 @@ def forward(
             cache.padding = padding
     elif cache is not None:
         padding = cache.padding
-    cos, sin = _positions(config, start, count, padding, ids.device, weights.dtype)
+    rotary = cache.rotary if isinstance(cache, KeyValueCache) else RotaryTable(config.rope, config.head_size)
+    position = rotary.look_up(start, count, padding, ids.device, weights.dtype)
     masks = {w: attention_mask(start, count, padding, w, ids.device) for w in set(config.windows)}
     x = weights.embed(ids.reshape(members, prompts * count))
     for layer in range(config.layers):
-        x = _attend(
-            config, weights, layer, x, (prompts, count), (cos, sin), masks[config.windows[layer]], cache, attention
-        )
+        visible = masks[config.windows[layer]]
+        x = _attend(config, weights, layer, x, (prompts, count), position, visible, cache, attention)
         x = x + _feed_forward(config, weights, layer, x)
     if cache is not None:
         cache.advance(count)
@@ -75,20 +75,6 @@ def forward(
         count = 1
     x = _norm(config, weights, "model.norm", x.reshape(members, prompts * count, -1))
     return (x if output == "hidden" else weights.unembed(x)).view(members, prompts, count, -1)
-
-
-def _positions(
-    config: LlamaConfig, start: int, count: int, padding: Tensor | None, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """cos and sin for the new columns, ``[N or 1, T, 1, head_size / 2]``."""
-    columns = torch.arange(start, start + count, device=device).unsqueeze(0)
-    length = start + count
-    if padding is not None:
-        columns = (columns - padding.unsqueeze(1)).clamp_(min=0)
-        if config.rope.kind == "dynamic":
-            length -= int(padding.min())
-    inverse, scale = frequencies(config.rope, config.head_size, length)
-    return tables(columns, inverse.to(device), scale, dtype)
 
 
 def _attend(
@@ -107,15 +93,15 @@ def _attend(
     name = f"model.layers.{layer}.self_attn"
     normed = _norm(config, weights, f"model.layers.{layer}.input_layernorm", x)
 
-    def heads(part: str, number: int, norm: str | None = None) -> Tensor:
-        flat = weights.linear(normed, f"{name}.{part}").view(members, prompts * count * number, size)
+    def heads(flat: Tensor, norm: str | None = None) -> Tensor:
         if norm is not None and config.query_key_norm:
-            flat = _norm(config, weights, f"{name}.{norm}", flat)
-        return flat.view(members * prompts, count, number, size)
+            flat = _norm(config, weights, f"{name}.{norm}", flat.reshape(members, -1, size))
+        return flat.view(members * prompts, count, -1, size)
 
-    queries = rotate(heads("q_proj", config.heads, "q_norm"), *position).transpose(1, 2)
-    keys = rotate(heads("k_proj", config.key_value_heads, "k_norm"), *position).transpose(1, 2)
-    values = heads("v_proj", config.key_value_heads).transpose(1, 2)
+    q, k, v = weights.linears(normed, (f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj"))
+    queries = rotate(heads(q, "q_norm"), *position).transpose(1, 2)
+    keys = rotate(heads(k, "k_norm"), *position).transpose(1, 2)
+    values = heads(v).transpose(1, 2)
     if cache is not None:
         keys, values = cache.write(layer, keys, values)
     mixed = attention(queries, keys, values, visible)
@@ -126,12 +112,15 @@ def _attend(
 def _feed_forward(config: LlamaConfig, weights: BoundWeights, layer: int, x: Tensor) -> Tensor:
     name = f"model.layers.{layer}"
     normed = _norm(config, weights, f"{name}.post_attention_layernorm", x)
-    gate = F.silu(weights.linear(normed, f"{name}.mlp.gate_proj"))
-    return weights.linear(gate * weights.linear(normed, f"{name}.mlp.up_proj"), f"{name}.mlp.down_proj")
+    gate, up = weights.linears(normed, (f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"))
+    return weights.linear(F.silu(gate) * up, f"{name}.mlp.down_proj")
 
 
 def _norm(config: LlamaConfig, weights: BoundWeights, name: str, x: Tensor) -> Tensor:
     """RMSNorm (arXiv:1910.07467): scaled in float32, rounded, then weighted, as the reference implementation does."""
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + config.norm_epsilon)
-    return weights.vector(name + ".weight") * scaled.to(x.dtype)
+    weight = weights.vector(name + ".weight")
+    if x.dtype in (torch.bfloat16, torch.float16):
+        return weight * F.rms_norm(x.float(), (x.shape[-1],), None, config.norm_epsilon).to(x.dtype)
+    if weight.dim() == 1:
+        return F.rms_norm(x, weight.shape, weight, config.norm_epsilon)
+    return weight * F.rms_norm(x, (x.shape[-1],), None, config.norm_epsilon)

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from hyperfunc_local.models.configuration import RopeConfig
 
-__all__ = ["frequencies", "rotate", "tables"]
+__all__ = ["RotaryTable", "frequencies", "rotate", "tables"]
+
+_SMALLEST = 64
 
 
 def frequencies(rope: RopeConfig, head_size: int, length: int) -> tuple[Tensor, float]:
@@ -88,17 +90,59 @@ def tables(
     scale: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin of every position, ``[..., T, 1, head_size / 2]``: worked out in float32, rounded to ``dtype``."""
+    """cos and signed sin of every position, ``[..., T, 1, head_size]``: worked out in float32, rounded to ``dtype``."""
     angle = (positions.unsqueeze(-1).float() * inverse).unsqueeze(-2)
-    return (angle.cos() * scale).to(dtype), (angle.sin() * scale).to(dtype)
+    cos, sin = (angle.cos() * scale).to(dtype), (angle.sin() * scale).to(dtype)
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+class RotaryTable:
+    """:func:`tables` of the positions met so far, looked up instead of worked out again for every token.
+
+    Args:
+        rope: kinds other than ``dynamic``, whose frequencies depend on the length, are kept.
+    """
+
+    def __init__(self, rope: RopeConfig, head_size: int) -> None:
+        self._rope = rope
+        self._head_size = head_size
+        self._known: tuple[Tensor, Tensor] | None = None
+
+    def look_up(
+        self,
+        start: int,
+        count: int,
+        padding: Tensor | None,  # [N] columns at the left of each row that hold no token
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        """Those of the columns ``start … start + count``, ``[N or 1, T, 1, head_size]``."""
+        if self._rope.kind == "dynamic":
+            length = start + count - (int(padding.min()) if padding is not None else 0)
+            return self._compute(_positions(start, count, padding, device), length, dtype)
+        if self._known is None or len(self._known[0]) < start + count or self._known[0].dtype != dtype:
+            size = max(_SMALLEST, 2 * (start + count)) if start else count
+            self._known = self._compute(torch.arange(size, device=device), size, dtype)
+        cos, sin = self._known
+        if padding is None:
+            return cos[start : start + count].unsqueeze(0), sin[start : start + count].unsqueeze(0)
+        positions = _positions(start, count, padding, device)
+        return cos[positions], sin[positions]
+
+    def _compute(self, positions: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        inverse, scale = frequencies(self._rope, self._head_size, length)
+        return tables(positions, inverse.to(positions.device), scale, dtype)
+
+
+def _positions(start: int, count: int, padding: Tensor | None, device: torch.device) -> Tensor:
+    columns = torch.arange(start, start + count, device=device).unsqueeze(0)
+    return columns if padding is None else (columns - padding.unsqueeze(1)).clamp_(min=0)
 
 
 def rotate(
     heads: Tensor,  # [N, T, heads, head_size]
-    cos: Tensor,  # [N or 1, T, 1, head_size / 2]
+    cos: Tensor,  # [N or 1, T, 1, head_size]
     sin: Tensor,
 ) -> Tensor:
     """``heads`` turned by their positions, same shape."""
-    half = heads.shape[-1] // 2
-    first, second = heads[..., :half], heads[..., half:]
-    return torch.cat((torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)), -1)
+    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)

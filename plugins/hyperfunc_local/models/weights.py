@@ -6,7 +6,7 @@ vectors (norms, biases) are looked up here. Knows the names of weights, not what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,8 @@ class BoundWeights:
 
     Args:
         shared: name -> tensor, under Hugging Face state-dict names.
-        members: the block's own values for some of them; ``None`` means one unperturbed member.
+        members: the block's own values for some of them; ``None`` means one unperturbed member. Factors perturb their
+            own ``base``, which takes the place of the shared weight where the two differ.
         adapters: adapters by the *weight* name of their linear (``model.layers.0.mlp.up_proj.weight``), in place of
             member values for that weight.
         size: number of members; worked out from ``members`` where those are given.
@@ -56,6 +57,11 @@ class BoundWeights:
         self.size = sizes.pop() if sizes else 1
         for name, values in (members or {}).items():
             self._bind(name, values)
+        bases = {n: _base(v, shared[n]) for n, v in (members or {}).items() if isinstance(v, FactoredMembers)}
+        changed = {n: base for n, base in bases.items() if base is not shared[n]}
+        if changed:
+            self.shared = {**shared, **changed}
+            self._packed = None if packed is None else PackedWeights(self.shared)
 
     def _bind(self, name: str, values: DenseMembers | FactoredMembers) -> None:
         if name not in self.shared:
@@ -94,14 +100,29 @@ class BoundWeights:
 
     def linear(self, x: Tensor, name: str) -> Tensor:
         """The linear ``name`` (without ``.weight``) of ``x`` ``[P, R, in]``: ``[P, R, out]``."""
-        bias = self.vector(name + ".bias") if name + ".bias" in self.shared else None
-        adapter = self.adapters.get(name + ".weight")
+        return self.linears(x, (name,))[0]
+
+    def linears(self, x: Tensor, names: tuple[str, ...]) -> Sequence[Tensor]:
+        """Several linears of one input; where the weights are packed, views of one product."""
+        adapters = [self.adapters.get(name + ".weight") for name in names]
+        if self._packed is None or not all(a is None or isinstance(a, FactoredAdapter) for a in adapters):
+            return [self._plain(x, name, adapter) for name, adapter in zip(names, adapters, strict=True)]
+        own_bias = any(name + ".bias" in self._vectors for name in names)
+        joined = self._packed.linears(x, names, biased=not own_bias)
+        if joined is None:
+            return [self._plain(x, name, adapter) for name, adapter in zip(names, adapters, strict=True)]
+        sizes = [len(self.shared[name + ".weight"]) for name in names]
+        parts = (joined,) if len(names) == 1 else torch.split(joined, sizes, -1)
+        for name, adapter, part in zip(names, adapters, parts, strict=True):
+            if own_bias and name + ".bias" in self.shared:
+                part += self.vector(name + ".bias")
+            if isinstance(adapter, FactoredAdapter):
+                adapter.add_to(part, x)
+        return parts
+
+    def _plain(self, x: Tensor, name: str, adapter: Adapter | None) -> Tensor:
         weight = self.shared[name + ".weight"]
-        if self._packed is not None and (adapter is None or isinstance(adapter, FactoredAdapter)):
-            y = self._packed.linear(x, name + ".weight", bias if bias is None or bias.dim() == 1 else None)
-            if y is not None:
-                y = y if bias is None or bias.dim() == 1 else y + bias
-                return y if adapter is None else adapter.add_to(y, x)
+        bias = self.vector(name + ".bias") if name + ".bias" in self.shared else None
         return plain_linear(x, weight, bias) if adapter is None else adapter.apply(x, weight, bias)
 
     def transposed_linear(self, name: str, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -143,6 +164,13 @@ class BoundWeights:
         chosen._vectors = {name: values[members] for name, values in self._vectors.items()}
         chosen._tables = {name: _select(values, members) for name, values in self._tables.items()}
         return chosen
+
+
+def _base(values: FactoredMembers, weight: Tensor) -> Tensor:
+    """What these factors perturb: ``weight`` itself, if it is the same."""
+    base = values.base.to(weight)
+    same = base is weight or base.data_ptr() == weight.data_ptr() or torch.equal(base, weight)
+    return weight if same else base
 
 
 def _select(values: DenseMembers | FactoredMembers, members: Tensor) -> DenseMembers | FactoredMembers:
