@@ -21,13 +21,14 @@ from hyperfunc_memory import Memory
 __all__ = ["Barista", "Report", "examine", "features", "open_barista", "train"]
 
 BUCKETS = 48  # of each bag of words
+COMMON = frozenset("a and are at do for i is it me my of on s t the this to user what you your".split())
 
 
 @cache
 def features(text: str) -> Tensor:
-    """Which hashed words are in ``text``; shape ``[BUCKETS]``."""
+    """Which hashed words are in ``text``, common ones apart; shape ``[BUCKETS]``."""
     bag = torch.zeros(BUCKETS)
-    for word in re.findall(r"[a-z]+", text.lower()):
+    for word in {*re.findall(r"[a-z]+", text.lower())} - COMMON:
         bag[zlib.crc32(word.encode()) % BUCKETS] = 1.0
     return bag
 

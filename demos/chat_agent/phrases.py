@@ -19,7 +19,13 @@ PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("You know, my favourite drink is {drink}.", "By the way, my preferred drink is {drink}."),
     ),
     "hours": (
-        ("When do you close?", "How late are you open today?", "What are your opening hours?", "Are you open late?"),
+        (
+            "When do you close?",
+            "How late are you open today?",
+            "What are your opening hours?",
+            "Are you open late?",
+            "When do you open?",
+        ),
         ("How late do you close?", "When are you open?"),
     ),
     "order": (
