@@ -7,7 +7,7 @@ import asyncio
 import time
 
 from demos.chat_agent.barista import Report, examine, open_barista, train
-from hyperfunc.optimize import GenerationView
+from hyperfunc.optimization.options import GenerationView
 from hyperfunc_agents import Conversation
 
 
@@ -17,7 +17,7 @@ def report(view: GenerationView) -> None:
     print(f"generation {generation.index + 1:3}  mean {generation.mean:6.3f}  best {generation.best:6.3f}")
 
 
-async def main(seed: int, *, steps: int = 70) -> Report:
+async def main(seed: int, *, steps: int = 100) -> Report:
     """Train and test a barista."""
     barista = open_barista(seed)
     before = await examine(barista)

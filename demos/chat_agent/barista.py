@@ -14,14 +14,39 @@ from torch import Tensor, nn
 from demos.chat_agent.guests import Service, guest_examples, remember_regulars, served
 from demos.chat_agent.phrases import DRINKS, INTENTS, REPLIES
 from hyperfunc import AgentType, ESHybridSystemOptimizer, HyperSystem, OptimizeResult, hyperfunction
-from hyperfunc.optimize import Callback
+from hyperfunc.optimization.options import Callback
 from hyperfunc_agents import ChatResponse, ConversationResult
 from hyperfunc_memory import Memory
 
 __all__ = ["Barista", "Report", "examine", "features", "open_barista", "train"]
 
 BUCKETS = 48  # of each bag of words
-COMMON = frozenset("a and are at do for i is it me my of on s t the this to user what you your".split())
+COMMON = frozenset(
+    (
+        "a",
+        "and",
+        "are",
+        "at",
+        "do",
+        "for",
+        "i",
+        "is",
+        "it",
+        "me",
+        "my",
+        "of",
+        "on",
+        "s",
+        "t",
+        "the",
+        "this",
+        "to",
+        "user",
+        "what",
+        "you",
+        "your",
+    )
+)
 
 
 @cache
@@ -70,7 +95,7 @@ def open_barista(seed: int = 0) -> Barista:
 
 
 async def train(
-    barista: Barista, seed: int = 0, callback: Callback | None = None, *, steps: int = 70, guests: int = 5
+    barista: Barista, seed: int = 0, callback: Callback | None = None, *, steps: int = 100, guests: int = 5
 ) -> OptimizeResult:
     """Evolve both classifiers, on fresh guests in every generation."""
     found = torch.get_num_threads()

@@ -15,7 +15,7 @@ from hyperfunc_agents import Conversation
 
 __all__ = ["Visit", "build_page", "training"]
 
-STEPS = 70
+STEPS = 100
 
 
 class Visit:

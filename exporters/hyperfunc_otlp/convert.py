@@ -47,7 +47,7 @@ def _span(record: ObservationRecord, resource: Resource) -> ReadableSpan:
     operation = record.attributes.get(names.OPERATION_NAME, "")
     return ReadableSpan(
         # "{operation} {target}", as the conventions ask; runs and generations keep their own names.
-        name=f"{operation} {model or record.fn_name}" if record.kind == "call" else record.fn_name,
+        name=f"{operation} {model or record.fn_name}".lstrip() if record.kind == "call" else record.fn_name,
         context=context,
         parent=_context(record.trace_id, record.parent_id) if record.parent_id else None,
         resource=resource,
