@@ -83,13 +83,17 @@ def hyperfunc_register_trackers(register: Register) -> None:
 @hookspec
 def hyperfunc_register_environments(register: Register) -> None:
     """Fires when an example names an environment that is no gymnasium id. Register a callable
-    ``(seed) -> environment`` with ``reset`` and ``step`` of gymnasium's form, or a tensor environment class."""
+    ``(seed) -> environment`` with ``reset`` and ``step`` of gymnasium's form, or a class of tensor environments: pure
+    functions ``reset(generator)``, ``observe(state)`` and ``step(state, action)`` of one episode's tensors."""
 
 
 @hookspec
 def hyperfunc_register_model_families(register: Register) -> None:
     """Fires when a local model is loaded. Register, under the architecture's name in the model's configuration
-    (``"LlamaForCausalLM"``, GGUF ``"llama"``), a callable ``(config) -> model``."""
+    (``"LlamaForCausalLM"``, GGUF ``"llama"``), a callable ``(config) -> model``: ``config`` is the mapping that the
+    model's file holds (``config.json``, or GGUF's metadata); ``model`` is a new ``torch.nn.Module`` of those shapes,
+    whose weights are loaded into it afterwards, and which returns logits ``[B, T, vocabulary]`` for token ids
+    ``[B, T]``. A configuration object is no model."""
 
 
 @hookspec

@@ -29,7 +29,7 @@ from hyperfunc.scope import current_scope
 from hyperfunc.settings import Settings, resolve_settings
 from hyperfunc.system import HyperSystem
 from hyperfunc_agents.conversation import Conversation, ConversationMemory, ConversationResult
-from hyperfunc_agents.users import SimulatedUser, next_message
+from hyperfunc_agents.users import SimulatedUser, Voice
 
 __all__ = ["ChatAgent", "hold_conversations"]
 
@@ -56,6 +56,7 @@ class ChatAgent:
         script, user = _speaker(inputs, system)
         most = _max_turns(inputs, _SIMULATED_MAX_TURNS if script is None else _SCRIPTED_MAX_TURNS)
         seed = _conversation_seed(inputs)
+        voice = None if user is None else _voice(user, inputs, seed)
         memory: ConversationMemory | None = system.memory if inputs.get("use_memory", True) else None
         async with AsyncExitStack() as stack:
             if memory is not None:
@@ -70,7 +71,7 @@ class ChatAgent:
             result = ConversationResult(history=conversation.history, ended_by="max_turns")
             while result.turns < most:
                 try:
-                    message = await _next(script, user, conversation, inputs, seed, result.turns)
+                    message = await _next(script, voice, conversation, result.turns)
                     if message is None:
                         result.ended_by = "user" if script is None else "script"
                         break
@@ -109,20 +110,17 @@ async def hold_conversations(
     return [outcome.errors.get((0, number), row[number]) for number in range(len(inputs))]
 
 
-async def _next(
-    script: Sequence[str] | None,
-    user: SimulatedUser | None,
-    conversation: Conversation,
-    inputs: Mapping[str, Any],
-    seed: int,
-    turn: int,
-) -> str | None:
+async def _next(script: Sequence[str] | None, voice: Voice | None, conversation: Conversation, turn: int) -> str | None:
     if script is not None:
         return script[turn] if turn < len(script) else None
-    assert user is not None
+    assert voice is not None
     history = [{"role": said.role, "content": said.content} for said in conversation.history]
+    return await voice.next_message(history, turn)
+
+
+def _voice(user: SimulatedUser, inputs: Mapping[str, Any], seed: int) -> Voice:
     goal, persona = str(inputs.get("goal") or ""), str(inputs.get("persona") or "")
-    return await next_message(user, history, goal=goal, persona=persona, seed=seed, turn=turn)
+    return Voice(user, goal=goal, persona=persona, seed=seed)
 
 
 def _speaker(inputs: Mapping[str, Any], system: Any) -> tuple[Sequence[str] | None, SimulatedUser | None]:

@@ -13,7 +13,14 @@ from typing import Any, Protocol
 
 from hyperfunc.errors import ExecutionError
 
-__all__ = ["ChatResponse", "Conversation", "ConversationMemory", "ConversationResult", "ConversationTurn"]
+__all__ = [
+    "ChatResponse",
+    "Conversation",
+    "ConversationMemory",
+    "ConversationResult",
+    "ConversationTurn",
+    "accepted_names",
+]
 
 
 @dataclass
@@ -133,7 +140,7 @@ class Conversation:
         self.history: list[ConversationTurn] = []
         self.done = False
         self._run = run
-        self._accepted = _accepted_names(run)
+        self._accepted = accepted_names(run)
         self._memory = memory
         self._scope: dict[str, Any] = {"user_id": user_id, "agent_id": agent_id, "run_id": run_id}
         self._extra = dict(extra or {})
@@ -167,7 +174,7 @@ class Conversation:
         return self._accepted is None or name in self._accepted
 
 
-def _accepted_names(function: Callable[..., Any]) -> frozenset[str] | None:
+def accepted_names(function: Callable[..., Any]) -> frozenset[str] | None:
     """The argument names that ``function`` takes; ``None`` if it takes any."""
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

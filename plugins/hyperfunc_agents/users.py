@@ -12,8 +12,9 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from hyperfunc.errors import ConfigurationError, EvaluationError, MissingDependencyError
+from hyperfunc_agents.conversation import accepted_names
 
-__all__ = ["LLM_USER_INSTRUCTIONS", "LLMUser", "SimulatedUser", "next_message"]
+__all__ = ["LLM_USER_INSTRUCTIONS", "LLMUser", "SimulatedUser", "Voice"]
 
 SimulatedUser = Callable[..., "str | Awaitable[str | None] | None"]
 """``(history, *, goal, persona, seed, turn) -> message | None``; ``history`` as in OpenAI's chat format."""
@@ -24,30 +25,38 @@ would type it, without explanations. Pursue the goal, react to what the assistan
 do its work. When the goal is reached, or cannot be reached, reply with exactly {stop} instead of a message."""
 
 
-async def next_message(
-    user: SimulatedUser, history: Sequence[Mapping[str, str]], *, goal: str, persona: str, seed: int, turn: int
-) -> str | None:
-    """What ``user`` says next; ``None`` when the user has nothing more to say.
+class Voice:
+    """One simulated user in one conversation.
 
     Args:
-        history: the messages so far.
+        user: who speaks.
         seed: the same for every candidate of one example; 0 is a seed like any other.
-        turn: number of this message, from 0.
-
-    Raises:
-        EvaluationError: the user returned something else than text or ``None``.
     """
-    offered = {"goal": goal, "persona": persona, "seed": seed, "turn": turn}
-    parameters = inspect.signature(user).parameters.values()
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        names = {parameter.name for parameter in parameters}
-        offered = {name: value for name, value in offered.items() if name in names}
-    message = user([dict(entry) for entry in history], **offered)
-    if inspect.isawaitable(message):
-        message = await message
-    if message is not None and not isinstance(message, str):
-        raise EvaluationError(f"a simulated user must return a text or None, got {type(message).__name__}")
-    return message if message is not None and message.strip() else None
+
+    def __init__(self, user: SimulatedUser, *, goal: str, persona: str, seed: int) -> None:
+        self._user = user
+        names = accepted_names(user)
+        given = {"goal": goal, "persona": persona, "seed": seed}
+        self._given = {name: value for name, value in given.items() if names is None or name in names}
+        self._takes_turn = names is None or "turn" in names
+
+    async def next_message(self, history: Sequence[Mapping[str, str]], turn: int) -> str | None:
+        """What the user says next; ``None`` when the user has nothing more to say.
+
+        Args:
+            history: the messages so far.
+            turn: number of this message, from 0.
+
+        Raises:
+            EvaluationError: the user returned something else than text or ``None``.
+        """
+        offered = {**self._given, "turn": turn} if self._takes_turn else self._given
+        message = self._user([dict(entry) for entry in history], **offered)
+        if inspect.isawaitable(message):
+            message = await message
+        if message is not None and not isinstance(message, str):
+            raise EvaluationError(f"a simulated user must return a text or None, got {type(message).__name__}")
+        return message if message is not None and message.strip() else None
 
 
 class LLMUser:

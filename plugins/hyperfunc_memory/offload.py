@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from hyperfunc_memory.errors import MemoryStoreError
 
-__all__ = ["Offload"]
+__all__ = ["InPlaceWhileCheap", "Offload"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,3 +70,22 @@ class Offload:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="hyperfunc-memory")
             return self._executor
+
+
+class InPlaceWhileCheap:
+    """Calls made on the event loop as long as ``cheap()`` holds, and on the threads of ``offload`` otherwise.
+
+    For calls that wait for nothing and end within a millisecond: handing one to a thread takes longer than making it.
+    Other tasks get their turn before each.
+    """
+
+    def __init__(self, offload: Offload, cheap: Callable[[], bool]) -> None:
+        self._offload = offload
+        self._cheap = cheap
+
+    async def __call__(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """``function(*args, **kwargs)``, here or there."""
+        if not self._cheap():
+            return await self._offload(function, *args, **kwargs)
+        await asyncio.sleep(0)
+        return function(*args, **kwargs)

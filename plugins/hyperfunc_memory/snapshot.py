@@ -37,6 +37,11 @@ class SnapshotBackend:
         self._touched: dict[int, tuple[int, float]] = {}
         self._closed = False
 
+    def is_cheap(self) -> bool:
+        """Whether every call ends at once: both the base and what was copied of it are in memory, and small."""
+        private = self._private
+        return _is_cheap(self._base) and (private is None or private.is_cheap())
+
     def add(self, entries: Sequence[MemoryEntry], now: float) -> list[int]:
         with self._lock:
             return self._private_for([entry.scope for entry in entries]).add(entries, now)
@@ -185,3 +190,7 @@ class SnapshotBackend:
             count, accessed = self._touched[entry.id]
             return replace(entry, access_count=entry.access_count + count, last_accessed=accessed)
         return entry
+
+
+def _is_cheap(backend: MemoryBackend) -> bool:
+    return isinstance(backend, (SQLiteBackend, SnapshotBackend)) and backend.is_cheap()

@@ -30,6 +30,7 @@ from hyperfunc_memory.text import content_hash, entity_key, scoped_words
 __all__ = ["SQLiteBackend", "open_sqlite", "sqlite_path"]
 
 _FROM = "memory_entries e JOIN memory_scopes s ON s.id = e.scope_id"
+_CHEAP_ENTRIES = 500
 _PENDING = 0  # no entry has this id: marks what is about to be superseded
 
 
@@ -56,12 +57,19 @@ class SQLiteBackend:
 
     def __init__(self, path: str | Path = ":memory:", *, first_id: int = 1) -> None:
         self._connections = SQLiteConnections(str(path), migrate)
+        self._in_memory = str(path) == ":memory:"
+        self._written = 0
         if first_id > 1:
             with self._connections.writing() as connection:
                 connection.execute("DELETE FROM sqlite_sequence WHERE name = 'memory_entries'")
                 connection.execute("INSERT INTO sqlite_sequence VALUES ('memory_entries', ?)", (first_id - 1,))
 
+    def is_cheap(self) -> bool:
+        """Whether every call ends within about a millisecond: in memory, with few entries written so far."""
+        return self._in_memory and self._written <= _CHEAP_ENTRIES
+
     def add(self, entries: Sequence[MemoryEntry], now: float) -> list[int]:
+        self._written += len(entries)
         with self._connections.writing() as connection:
             return [_add_one(connection, entry, now) for entry in entries]
 
@@ -202,6 +210,7 @@ class SQLiteBackend:
         with self._connections.writing() as connection:
             scope_ids: dict[Scope, int] = {}
             for entry in entries:
+                self._written += 1
                 scope = entry.scope
                 if scope not in scope_ids:
                     scope_ids[scope] = _scope_id(connection, scope)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,33 @@ async def test_a_call_that_has_not_begun_is_dropped_when_cancelled() -> None:
     await asyncio.gather(*blockers)
     offload.close()
     assert ran == []
+
+
+async def test_a_small_snapshot_answers_in_place_and_a_large_one_on_a_thread(tmp_path: Path) -> None:
+    async def on_loop(memory: Memory) -> bool:
+        seen: list[int] = []
+
+        def recent(*args: object) -> list[MemoryEntry]:
+            seen.append(threading.get_ident())
+            return []
+
+        memory.backend.recent = recent  # type: ignore[assignment, method-assign]
+        await memory.aget_recent()
+        return seen == [threading.get_ident()]
+
+    with Memory() as memory, Memory(str(tmp_path / "memory.db")) as file:
+        with memory.snapshot() as view, file.snapshot() as of_file:
+            assert await on_loop(view)
+            assert not await on_loop(of_file)
+            view.add(MemoryEntry(content="x"))
+            with view.snapshot() as nested:
+                assert await on_loop(nested)
+        assert not await on_loop(memory)
+        memory.add_many([MemoryEntry(content=f"note {i}") for i in range(501)])
+        with memory.snapshot() as view:
+            assert not await on_loop(view)
+        with Memory(embed=lambda texts: [[1.0]] * len(texts)) as embedding, embedding.snapshot() as view:
+            assert not await on_loop(view)
 
 
 def test_a_memory_can_be_made_in_one_loop_and_used_in_another() -> None:

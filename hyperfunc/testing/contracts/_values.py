@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -16,7 +17,10 @@ T = TypeVar("T")
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether two values are equal, tensors bit by bit; NaN equals NaN."""
+    """Whether two values are equal, tensors bit by bit; NaN equals NaN.
+
+    Objects that say nothing of equality, and dataclasses, are equal when they are of one type with the same attributes.
+    """
     left_leaves, left_structure = pytree.tree_flatten(left)
     right_leaves, right_structure = pytree.tree_flatten(right)
     return bool(
@@ -30,8 +34,17 @@ def _same_leaf(left: Any, right: Any) -> bool:
         if not (isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor)) or left.shape != right.shape:
             return False
         return left.dtype == right.dtype and torch.equal(left.nan_to_num(nan=0.5), right.nan_to_num(nan=0.5))
+    if left is not right and type(left) is type(right) and _compares_by_attributes(left):
+        return same(dict(vars(left)), dict(vars(right)))
     equal = left == right
     return bool(equal.all() if hasattr(equal, "all") else equal) or bool(left != left and right != right)
+
+
+def _compares_by_attributes(value: Any) -> bool:
+    if isinstance(value, type) or not hasattr(value, "__dict__"):
+        return False
+    # A dataclass compares its fields with ==, which tensors answer with a tensor.
+    return dataclasses.is_dataclass(value) or not any("__eq__" in vars(kind) for kind in type(value).__mro__[:-1])
 
 
 def copy_of(value: T) -> T:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from hyperfunc.testing.contracts._values import copy_of, same
+
 __all__ = ["ModelFamilyCase", "ModelFamilyContract"]
 
 
@@ -19,7 +21,7 @@ class ModelFamilyCase:
 
     Attributes:
         build: what is registered: ``(config) -> model``.
-        config: a configuration with a tiny model (it is built several times).
+        config: what a model's file says of a tiny model of the family (it is built several times).
         vocabulary_size: how many tokens it knows.
         logits: ``(model, ids [B, T]) -> logits [B, T, vocabulary_size]``; by default the model is called.
     """
@@ -44,6 +46,17 @@ class ModelFamilyContract:
     def _logits(self, case: ModelFamilyCase, model: Any, ids: Tensor) -> Tensor:
         with torch.no_grad():
             return case.logits(model, ids)
+
+    def test_what_is_built_is_a_new_model_of_its_own(self, family_case: ModelFamilyCase) -> None:
+        config = copy_of(family_case.config)
+        one, other = family_case.build(family_case.config), family_case.build(family_case.config)
+        assert isinstance(one, torch.nn.Module), f"expected a model (a torch Module), got {type(one).__name__}"
+        assert same(config, family_case.config), "building changed the configuration"
+        shapes = [{name: w.shape for name, w in model.named_parameters()} for model in (one, other)]
+        assert shapes[0], "the model has no parameters"
+        assert shapes[0] == shapes[1]
+        mine = {w.data_ptr() for w in one.parameters()}
+        assert mine.isdisjoint(w.data_ptr() for w in other.parameters()), "two models share their weights"
 
     def test_logits_have_one_row_per_token(self, family_case: ModelFamilyCase) -> None:
         logits = self._logits(family_case, family_case.build(family_case.config), self._ids(family_case))
