@@ -96,7 +96,7 @@ class SpanEncoder:
         model = attributes.get(names.REQUEST_MODEL)
         name = function
         if kind == "call":  # "{operation} {target}", as the conventions ask; runs and generations keep their own names
-            name = f"{attributes.get(names.OPERATION_NAME, '')} {model or function}"
+            name = f"{attributes.get(names.OPERATION_NAME, '')} {model or function}".lstrip()
         message = SpanMessage(
             name=name,
             kind=SpanMessage.SPAN_KIND_CLIENT if model else SpanMessage.SPAN_KIND_INTERNAL,
