@@ -153,11 +153,11 @@ class LLMRuntime:
         if scope.store is None or raw:
             return await execution.run(judge, repair, raw)
         key = execution.key([scope.repeat, sample], judge_key)
-        response = await self._once(key, lambda: execution.run(judge, repair, raw))
+        response = await self._once(key, execution, judge, repair)
         return judge(response) if judge is not None and response.replayed else response
 
-    async def _once(self, key: str, make: Callable[[], Awaitable[LLMResponse]]) -> LLMResponse:
-        """The stored response, or the one in flight (both marked as replayed), or the one that ``make`` pays for."""
+    async def _once(self, key: str, execution: Execution, judge: Judge | None, repair: Repair | None) -> LLMResponse:
+        """The stored response, or the one in flight (both marked as replayed), or one that is paid for."""
         store = current_scope().store
         assert store is not None
 
@@ -165,7 +165,7 @@ class LLMRuntime:
             stored = await store.get(key)
             if stored is not None:
                 return LLMResponse.from_dict(stored.result)
-            response = await make()
+            response = await execution.run(judge, repair, raw=False)
             await store.put(StoredCall(key, "llm", response.to_dict(), response.spent))
             return response
 
