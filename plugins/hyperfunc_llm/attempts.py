@@ -45,11 +45,10 @@ _NOTHING, _NO_TOKENS = Usage(), TokenUsage()
 class _Attempt:
     """One attempt's own account, while it lasts."""
 
-    __slots__ = ("first_chunk_at", "outcome_known", "reservation", "sent", "ticket", "tokens", "worst")
+    __slots__ = ("first_chunk_at", "outcome_known", "reservation", "sent", "ticket", "tokens")
 
-    def __init__(self, ticket: Ticket, worst: Usage, reservation: Reservation | None) -> None:
+    def __init__(self, ticket: Ticket, reservation: Reservation | None) -> None:
         self.ticket = ticket
-        self.worst = worst
         self.reservation = reservation
         self.tokens = _NO_TOKENS
         self.sent = True
@@ -156,7 +155,7 @@ class AttemptMaker:
         """Send ``request`` once and hand on its pieces; the last one carries the whole response."""
         transport = await self._runtime.state.transport(self.endpoint.transport or "litellm")
         assembled = StreamedReply()
-        attempt = await self._begin(request)
+        attempt = await self._begin(request, streamed=True)
         try:
             pieces = self._timely(transport.stream(self._outgoing(request)), attempt)
             async with aclosing(pieces):
@@ -208,21 +207,27 @@ class AttemptMaker:
             raw=raw,
         )
 
-    async def _begin(self, request: LLMRequest) -> _Attempt:
-        """Admission and reservation; the attempt's clock, and the call's deadline, start after them."""
+    async def _begin(self, request: LLMRequest, *, streamed: bool = False) -> _Attempt:
+        """Reservation, then admission; the attempt's clock, and the call's deadline, start after them.
+
+        In this order, since who has been admitted must send at once: a ticket grows stale while it waits for money.
+        Who reads a stream may make other calls meanwhile, so nobody may wait for the stream's reservation to end.
+        """
+        budget, reservation = current_scope().budget, None
+        if budget is not None:
+            worst = worst_case(request, self.endpoint, self._price)
+            reservation = await budget.reserve_when_free(worst, brief=not streamed)
         tokens = estimate_tokens(request.messages, request.params)
-        worst = worst_case(tokens, request.params, self.endpoint, self._price)
-        ticket = await self._gate.admit(tokens, self._key, limited=self.endpoint.limited is not False)
+        try:
+            ticket = await self._gate.admit(tokens, self._key, limited=self.endpoint.limited is not False)
+        except BaseException:
+            if reservation is not None:
+                reservation.release()
+            raise
         if self.deadline is not None:
             self.deadline.start()
-        try:
-            budget = current_scope().budget
-            reservation = None if budget is None else budget.reserve(worst)
-        except BaseException:
-            self._gate.release(ticket)
-            raise
         self.prompts += 1
-        return _Attempt(ticket, worst, reservation)
+        return _Attempt(ticket, reservation)
 
     def _failed(self, attempt: _Attempt, error: LLMError) -> None:
         """Note what ``error`` says of the request's fate, and what it means for the whole endpoint."""
@@ -246,7 +251,7 @@ class AttemptMaker:
             if attempt.reservation is not None:
                 # A request whose fate is unknown may have been billed: the budget assumes that its input was.
                 lost = attempt.sent and not attempt.outcome_known
-                attempt.reservation.settle(used + self._input_only(attempt.worst) if lost else used)
+                attempt.reservation.settle(used + self._input_only(attempt.ticket.tokens) if lost else used)
         finally:
             self._gate.release(attempt.ticket)
 
@@ -265,9 +270,8 @@ class AttemptMaker:
                         return
                 yield piece
 
-    def _input_only(self, worst: Usage) -> Usage:
-        usd = 0.0 if self._price is None else worst.input_tokens * self._price.input
-        return Usage(input_tokens=worst.input_tokens, usd=usd)
+    def _input_only(self, tokens: int) -> Usage:
+        return Usage(input_tokens=tokens, usd=0.0 if self._price is None else tokens * self._price.input)
 
     def classify(self, error: BaseException) -> ErrorInfo:
         """What ``error`` means; hooks are asked once per error, though attempt and repeat loop both want to know."""

@@ -1,6 +1,6 @@
 """The runtime: every model call goes through here, in this order.
 
-    call store (free) → admission (the attempt's clock starts after it) → reservation → send → books → judge the reply
+    call store (free) → reservation → admission (the attempt's clock starts after it) → send → books → judge the reply
 
 Failed attempts go back to the repeat loop. Knows providers only through transports.
 """
@@ -140,7 +140,8 @@ class LLMRuntime:
         Raises:
             LLMError: after all repeats that the budgets allow.
             UnknownAliasError, ConfigurationError: before anything is sent.
-            BudgetExceededError: the run's budget has no room for the request's worst case.
+            BudgetExceededError: the run's budget has no room for the request's worst case, and calls in flight cannot
+                give enough back; while they can, the call waits.
         """
         endpoint = self.endpoint(alias, call, bound)
         outer = active_execution()

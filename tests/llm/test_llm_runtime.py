@@ -276,6 +276,9 @@ class Budget:
         self.reserved.append(worst_case)
         return self
 
+    async def reserve_when_free(self, worst_case: Usage, *, brief: bool = True) -> Budget:
+        return self.reserve(worst_case)
+
     def settle(self, actual: Usage) -> None:
         self.settled.append(actual)
 
@@ -313,7 +316,8 @@ async def test_a_request_of_unknown_fate_is_charged_its_input(
     budget = Budget()
     with enter_scope(budget=budget, ledger=UsageLedger()) as scope, pytest.raises(AttemptTimeoutError):
         await ask(runtime, "a question of some length")
-    assert budget.settled[0].input_tokens == budget.reserved[0].input_tokens > 0
+    assert budget.settled[0].input_tokens == 11  # 25 characters and one message, as estimated
+    assert budget.reserved[0].input_tokens == 29  # no text has more tokens than bytes
     assert_books_agree(scope.ledger, server)  # type: ignore[arg-type]
 
 
