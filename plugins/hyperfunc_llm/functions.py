@@ -7,7 +7,6 @@ made inside: repeats are counted once, and clocks start at admission.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
@@ -73,8 +72,7 @@ class LLMFunction(HyperFunction[P, R]):
         self.aliases = aliases
         said = limits(retries=retries, timeout_s=timeout_s)
         self.bound = said.over(endpoint) if said is not None and endpoint is not None else said or endpoint
-        # Zero repeats and an endless timeout are said here, so that core takes neither from its settings.
-        self.policy = CallPolicy(retries=0, timeout_s=math.inf, max_calls=max_calls)
+        self.policy = CallPolicy(max_calls=max_calls, delegated=True)
         self._unbound: HyperFunction[P, R] | None = None
 
     def check_ready(self) -> None:
