@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from hyperfunc.binding import active_frame
 from hyperfunc.calling import CallPolicy, PendingCall
 from hyperfunc.function import HyperFunction
+from hyperfunc.injection import injected as _injected
 from hyperfunc.settings import Settings, context_settings
 from hyperfunc_llm.endpoints import Endpoint
 from hyperfunc_llm.runtime import current_runtime
@@ -74,18 +75,21 @@ class LLMFunction(HyperFunction[P, R]):
         self.bound = said.over(endpoint) if said is not None and endpoint is not None else said or endpoint
         self.policy = CallPolicy(max_calls=max_calls, delegated=True)
         self._unbound: HyperFunction[P, R] | None = None
+        hp = self.signature.parameters.get("hp")
+        self._needs_hp = hp is not None and hp.default is _injected
 
     def check_ready(self) -> None:
         """Raise now if an alias that this component uses is bound to no endpoint, or its key is not there."""
         current_runtime().check(*self.aliases)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> PendingCall[R]:
-        if self.tensor_specs and active_frame.get() is None:
+        if self.tensor_specs and active_frame.get() is None and not self._needs_hp:
             return self._without_parameters()(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
     def _without_parameters(self) -> HyperFunction[P, R]:
-        """Outside every run: the same call with the provider's own sampling settings."""
+        """Outside every run: the same call with the provider's own sampling settings. Not for a function that says, by
+        the default ``hp=injected``, that it needs them."""
         if self._unbound is None:
             self._unbound = LLMFunction(self.fn, name=self.name, endpoint=self.bound, max_calls=self.policy.max_calls)
         return self._unbound
