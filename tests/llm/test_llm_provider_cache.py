@@ -125,8 +125,8 @@ async def test_deleted_when_asked(server: LLMServer, gemini: LLMRuntime) -> None
 
 
 async def test_what_the_gemini_transport_does_not_know(server: LLMServer, gemini: LLMRuntime) -> None:
-    with pytest.raises(ConfigurationError, match="tools"):
-        await llm_completion("g", "x", tools=[], endpoint=Endpoint(transport="gemini"))
+    with pytest.raises(ConfigurationError, match="logit_bias"):
+        await llm_completion("g", "x", logit_bias={"7": 1}, endpoint=Endpoint(transport="gemini"))
     assert server.counters()["requests"] == 0
 
 
