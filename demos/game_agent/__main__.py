@@ -11,7 +11,7 @@ import torch
 from demos.game_agent.agents import GAMES, Game, train
 from demos.game_agent.gridworld import GridWorld, draw
 from hyperfunc import HyperSystem
-from hyperfunc.optimize import GenerationView
+from hyperfunc.optimization.options import GenerationView
 from hyperfunc_agents import episodes, play, summarize_returns
 
 

@@ -14,7 +14,7 @@ from hyperfunc import AgentType, Example, HyperSystem, OptimizeResult, hyperfunc
 from hyperfunc.evolution.gradient import GradientAscent
 from hyperfunc.evolution.pgpe import PGPE
 from hyperfunc.evolution.space import ParameterGroup
-from hyperfunc.optimize import Callback
+from hyperfunc.optimization.options import Callback
 from hyperfunc_agents import EpisodeReturn, GameResponse, episodes
 
 __all__ = ["GAMES", "Game", "NetworkAgent", "PGPEByRadius", "train"]

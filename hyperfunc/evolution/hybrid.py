@@ -1,7 +1,7 @@
 """System optimizers: the settings that users give, and the strategy that they amount to.
 
 ``ESHybridSystemOptimizer`` is the default of every system. Knows strategies (by their registered names) and parameter
-groups; the loop that runs programs, asks and tells is in :mod:`hyperfunc.optimize`.
+groups; the loop that runs programs, asks and tells is in :mod:`hyperfunc.optimization`.
 """
 
 from __future__ import annotations

@@ -27,13 +27,18 @@ FORBIDDEN = {  # room -> what it may not import
         "hyperfunc.evaluation",
         "hyperfunc.function",
     ),
-    "hyperfunc.population": ("hyperfunc.evolution", "hyperfunc.evaluation", "hyperfunc.optimize", "hyperfunc.system"),
-    "hyperfunc.evolution": ("hyperfunc.system", "hyperfunc.optimize", "hyperfunc.training", "hyperfunc.evaluation"),
-    "hyperfunc.evaluation": ("hyperfunc.population", "hyperfunc.evolution", "hyperfunc.optimize"),
+    "hyperfunc.population": (
+        "hyperfunc.evolution",
+        "hyperfunc.evaluation",
+        "hyperfunc.optimization",
+        "hyperfunc.system",
+    ),
+    "hyperfunc.evolution": ("hyperfunc.system", "hyperfunc.optimization", "hyperfunc.training", "hyperfunc.evaluation"),
+    "hyperfunc.evaluation": ("hyperfunc.population", "hyperfunc.evolution", "hyperfunc.optimization"),
     "hyperfunc.binding": ("hyperfunc.function", "hyperfunc.system", "hyperfunc.population", "hyperfunc.plugins"),
     "hyperfunc.calling": ("hyperfunc.function", "hyperfunc.system", "hyperfunc.population", "hyperfunc.plugins"),
     "hyperfunc.tape": ("hyperfunc.function", "hyperfunc.system", "hyperfunc.population", "hyperfunc.binding"),
-    "hyperfunc.optimize": ("hyperfunc.system", "hyperfunc.training", "hyperfunc.registry"),
+    "hyperfunc.optimization": ("hyperfunc.system", "hyperfunc.training", "hyperfunc.registry"),
     "hyperfunc.hookspecs": ("hyperfunc",),  # the file that plugin authors read needs nothing else
     "hyperfunc.errors": ("hyperfunc",),
 }

@@ -1,0 +1,1 @@
+"""The loop that joins strategy, population and fitness. See :mod:`hyperfunc.optimization.loop`."""
