@@ -5,7 +5,7 @@ Legs run interleaved, so that a busy machine slows all of them alike; medians wi
     python benchmarks/llm.py throughput      # raw HTTP clients, litellm, hyperfunc
     python benchmarks/llm.py overhead        # CPU that hyperfunc adds to a call
     python benchmarks/llm.py storm           # a server that allows 50 requests a second, 500 workers
-    python benchmarks/llm.py faults          # 10 000 items, 5 % injected faults of every kind
+    python benchmarks/llm.py faults          # 10 000 items, 5 % injected faults of every kind, both transports
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import resource
 import statistics
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -249,8 +249,12 @@ _FAULTS = (
 )
 
 
-async def faults(server: ServerProcess, items: int, concurrency: int, transport: str) -> None:
-    """Every kind of fault, 5 % in all; the books must agree with the server's."""
+async def faults(server: ServerProcess, items: int, concurrency: int, transport: str, seconds: float) -> bool:
+    """Every kind of fault, 5 % in all, for ``items`` items or as many as are accepted in ``seconds``.
+
+    Returns:
+        Whether every accepted item has exactly one result, and the books agree with the server's.
+    """
     server.play(Script(latency_s=0.01, rules=_FAULTS))
     endpoint = Endpoint(
         model="openai/loopback",
@@ -264,27 +268,46 @@ async def faults(server: ServerProcess, items: int, concurrency: int, transport:
     memory: list[int] = []
     seen: Counter[int] = Counter()
     errors: Counter[str] = Counter()
+    start = time.perf_counter()
+
+    def source() -> Iterator[str]:
+        for i in range(items):
+            if time.perf_counter() - start > seconds:
+                return
+            yield f"item {i}"
+
     async with LLMRuntime({"faults": endpoint}) as runtime:
         with enter_scope(ledger=ledger):
-            results = batch(_hyperfunc(runtime, "faults"), (f"item {i}" for i in range(items)), concurrency=concurrency)
-            start = time.perf_counter()
+            results = batch(_hyperfunc(runtime, "faults"), source(), concurrency=concurrency)
             async for result in results:
                 seen[result.index] += 1
                 if result.error is not None:
                     errors[type(result.error).__name__] += 1
-                if len(seen) % (items // 10) == 0:
+                if len(seen) % 1000 == 0:
                     memory.append(_resident_kib())
-            seconds = time.perf_counter() - start
+            elapsed = time.perf_counter() - start
     counters, total = server.counters(), ledger.total
-    exactly_once = len(seen) == items and set(seen.values()) == {1}
-    print(
-        f"{transport}: {items} items in {seconds:.1f} s; each exactly one result: {exactly_once}; errors {dict(errors)}"
-    )
-    print(f"  faults served: {counters['faults']}")
+    exactly_once = len(seen) == results.accepted and set(seen.values()) == {1}
     tokens = counters["tokens"]
-    print(f"  ledger {total.calls} calls, {total.input_tokens} + {total.output_tokens} tokens; ", end="")
-    print(f"server {counters['requests']} requests, {tokens['prompt']} + {tokens['completion']} tokens")
-    print(f"  resident memory at each tenth (MiB): {[m // 1024 for m in memory]}")
+    ours = (total.calls, total.input_tokens, total.output_tokens)
+    theirs = (counters["requests"], tokens["prompt"], tokens["completion"])
+    print(
+        f"{transport}: {len(seen)} of {items} items in {elapsed:.1f} s; each exactly one result: {exactly_once}; ",
+        end="",
+    )
+    print(f"errors {dict(errors)}\n  faults served: {counters['faults']}")
+    print("  ledger {} calls, {} + {} tokens; ".format(*ours), end="")
+    print("server {} requests, {} + {} tokens".format(*theirs))
+    print(f"  resident memory after each thousand (MiB): {[m // 1024 for m in memory]}")
+    return exactly_once and ours == theirs
+
+
+async def all_faults(server: ServerProcess, items: int, concurrency: int, seconds: float) -> None:
+    """All items directly, and through litellm as many as its 3 ms of CPU per call allow in the same time."""
+    agreed = [await faults(server, items, concurrency, "direct", float("inf"))]
+    agreed.append(await faults(server, items, concurrency, "litellm", seconds))
+    if not all(agreed):
+        raise SystemExit("the books do not agree with the server's")
 
 
 def _resident_kib() -> int:
@@ -302,7 +325,8 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int)
     parser.add_argument("--latency", type=float, default=0.05)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--transport", choices=("direct", "litellm"), default="direct")
+    parser.add_argument("--transport", choices=("direct", "litellm"), default="direct", help="storm: through which")
+    parser.add_argument("--seconds", type=float, default=60.0, help="faults: for the items through litellm")
     parser.add_argument("--legs", default="", help="comma-separated words; only legs whose names contain one")
     given = parser.parse_args()
     with ServerProcess() as server:
@@ -316,7 +340,7 @@ def main() -> None:
             case "storm":
                 work = storm(server, given.calls or 2000, given.concurrency or 500, given.transport)
             case _:
-                work = faults(server, given.calls or 10_000, given.concurrency or 64, given.transport)
+                work = all_faults(server, given.calls or 10_000, given.concurrency or 64, given.seconds)
         asyncio.run(work)
 
 

@@ -7,7 +7,8 @@ within the limit as long as no call uses more than it reserved; a call that does
 
 Money is counted in whole pico-dollars (10⁻¹² USD), so that a million sums are as exact as one. Wall-clock seconds are
 no sum: a limit on ``seconds`` refuses new reservations once it has passed, and what was then in flight may end after
-it. Knows nothing of models, prices or optimizers.
+it. Who would rather wait than be refused joins a line, see :meth:`Budget.reserve_when_free`. Knows nothing of models,
+prices or optimizers.
 """
 
 from __future__ import annotations
@@ -16,84 +17,43 @@ import asyncio
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from decimal import Decimal
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from hyperfunc.errors import BudgetError, BudgetExceededError
+from hyperfunc.reservations import COUNTED, PICO, BudgetReservation, amounts_of, picodollars, readable
 from hyperfunc.usage import Usage
 
 __all__ = ["Budget", "BudgetReservation"]
 
-_PICO = 10**12
-_COUNTED = ("usd", "tokens", "calls", "evaluations")  # added up; "seconds" is read from the clock
 
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """One caller in line; ``reservation`` is set, under the lock, before he hears of it."""
 
-def _picodollars(usd: float) -> int:
-    # repr() gives the decimal number that was meant, 0.1 and not 0.1000000000000000055.
-    return int((Decimal(repr(float(usd))) * _PICO).to_integral_value())
+    amounts: dict[str, int]
+    brief: bool
+    answer: asyncio.Future[BudgetReservation]
+    reservation: BudgetReservation | None = None
 
+    def hear(self, error: BudgetExceededError | None) -> bool:
+        """Tell the caller, in his own event loop; whether there still is one."""
 
-def _amounts(usage: Usage) -> dict[str, int]:
-    for name in ("usd", "seconds"):
-        value = getattr(usage, name)
-        if not math.isfinite(value) or value < 0:
-            raise BudgetError(f"usage.{name}: expected a finite number of at least 0, got {value!r}")
-    amounts = {
-        "usd": _picodollars(usage.usd),
-        "tokens": usage.total_tokens,
-        "calls": usage.calls,
-        "evaluations": usage.evaluations,
-    }
-    for name, amount in amounts.items():
-        if amount < 0:
-            raise BudgetError(f"usage.{name}: expected at least 0, got {amount}")
-    return amounts
+        def tell() -> None:
+            if self.answer.done():
+                return
+            if error is not None:
+                self.answer.set_exception(error)
+            elif self.reservation is not None:
+                self.answer.set_result(self.reservation)
 
-
-def _readable(kind: str, amount: int) -> str:
-    return f"{Decimal(amount) / _PICO:f} USD" if kind == "usd" else f"{amount} {kind}"
-
-
-class BudgetReservation:
-    """A part of a budget set aside before a call. Ends by exactly one of :meth:`settle` and :meth:`release`.
-
-    As a context manager it releases itself at the end of the block unless it was settled inside.
-    """
-
-    __slots__ = ("_amounts", "_budget", "_open")
-
-    def __init__(self, budget: Budget, amounts: dict[str, int]) -> None:
-        self._budget = budget
-        self._amounts = amounts
-        self._open = True
-
-    def settle(self, actual: Usage) -> None:
-        """Replace the reserved amounts by what was really used, also where that is more.
-
-        Raises:
-            BudgetError: the reservation has already ended, or ``actual`` has negative or non-finite numbers.
-        """
-        amounts = _amounts(actual)
-        self._budget._end(self, amounts, actual)
-
-    def release(self) -> None:
-        """Nothing was used: give the whole amount back.
-
-        Raises:
-            BudgetError: the reservation has already ended.
-        """
-        self._budget._end(self, None, None)
-
-    def __enter__(self) -> BudgetReservation:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._open:
-            self.release()
+        try:
+            self.answer.get_loop().call_soon_threadsafe(tell)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
 
 
 class Budget:
@@ -113,7 +73,7 @@ class Budget:
         BudgetError: a limit is negative, not finite, or not a number.
     """
 
-    KINDS: ClassVar[tuple[str, ...]] = (*_COUNTED, "seconds")
+    KINDS: ClassVar[tuple[str, ...]] = (*COUNTED, "seconds")
 
     def __init__(
         self,
@@ -138,7 +98,7 @@ class Budget:
             if kind == "seconds":
                 self._seconds_limit = float(value)
             elif kind == "usd":
-                self._limits[kind] = _picodollars(value)
+                self._limits[kind] = picodollars(value)
             elif value != int(value):
                 raise BudgetError(f"{name}: {kind} must be a whole number, got {value!r}")
             else:
@@ -148,11 +108,10 @@ class Budget:
         self._clock = clock
         # One lock for a whole tree of budgets: a reservation is one step in all of its levels.
         self._lock: threading.Lock = parent._lock if parent is not None else threading.Lock()
-        self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = (
-            parent._waiters if parent is not None else set()
-        )
-        self._spent: dict[str, int] = dict.fromkeys(_COUNTED, 0)
-        self._reserved: dict[str, int] = dict.fromkeys(_COUNTED, 0)
+        self._lines: dict[Budget, deque[_Waiter]] = parent._lines if parent is not None else {}
+        self._spent: dict[str, int] = dict.fromkeys(COUNTED, 0)
+        self._reserved: dict[str, int] = dict.fromkeys(COUNTED, 0)
+        self._brief: dict[str, int] = dict.fromkeys(COUNTED, 0)  # the part of it that will end by itself
         self._used = Usage()
         self._overruns = 0
         self._refused_by: str | None = None
@@ -183,45 +142,52 @@ class Budget:
             BudgetExceededError: it does not fit, ``error.limit`` names the kind; nothing was set aside.
             BudgetError: ``worst_case`` has negative or non-finite numbers.
         """
-        amounts = _amounts(worst_case)
+        amounts = amounts_of(worst_case)
         with self._lock:
-            blocking = self._blocking(amounts, count_reserved=True)
+            blocking = self._blocking(amounts)
             if blocking is not None:
                 raise self._refusal(amounts, *blocking)
-            return self._take(amounts)
+            return self._take(amounts, brief=False)
 
-    async def reserve_when_free(self, worst_case: Usage) -> BudgetReservation:
-        """Like :meth:`reserve`, but wait while reservations in flight might still give enough back.
+    async def reserve_when_free(self, worst_case: Usage, *, brief: bool = True) -> BudgetReservation:
+        """Like :meth:`reserve`, but wait while brief reservations in flight might still give enough back.
+
+        Callers of one budget are served in the order of asking. Reservations made by :meth:`reserve` may be held as
+        long as their owner likes, perhaps until this very call returns: nobody waits for those.
+
+        Args:
+            worst_case: what to set aside.
+            brief: the promise to end the reservation without waiting for another one first; others wait for it.
 
         Raises:
-            BudgetExceededError: it would not fit even if everything in flight cost nothing.
+            BudgetExceededError: it would not fit even if all brief ones in flight cost nothing, now or once they ended.
+            BudgetError: ``worst_case`` has negative or non-finite numbers.
         """
-        amounts = _amounts(worst_case)
-        loop = asyncio.get_running_loop()
-        while True:
-            waiter = (loop, asyncio.Event())
-            with self._lock:
-                if self._blocking(amounts, count_reserved=True) is None:
-                    return self._take(amounts)
-                hopeless = self._blocking(amounts, count_reserved=False)
-                if hopeless is not None:
-                    raise self._refusal(amounts, *hopeless)
-                self._waiters.add(waiter)
-            try:
-                await waiter[1].wait()
-            finally:
-                with self._lock:
-                    self._waiters.discard(waiter)
+        amounts = amounts_of(worst_case)
+        with self._lock:
+            line = self._lines.get(self)
+            if line is None and self._blocking(amounts) is None:
+                return self._take(amounts, brief)
+            hopeless = self._blocking(amounts, but_brief=True)
+            if hopeless is not None:
+                raise self._refusal(amounts, *hopeless)
+            waiter = _Waiter(amounts, brief, asyncio.get_running_loop().create_future())
+            self._lines.setdefault(self, deque()).append(waiter)
+        try:
+            return await waiter.answer
+        except asyncio.CancelledError:
+            self._leave(waiter)
+            raise
 
     def fits(self, worst_case: Usage) -> bool:
         """Whether :meth:`reserve` would succeed now. Another thread may change that at once."""
-        amounts = _amounts(worst_case)
+        amounts = amounts_of(worst_case)
         with self._lock:
-            return self._blocking(amounts, count_reserved=True) is None
+            return self._blocking(amounts) is None
 
     def charge(self, actual: Usage) -> None:
         """Count what has been used without a reservation, here and around, also beyond the limits."""
-        amounts = _amounts(actual)
+        amounts = amounts_of(actual)
         with self._lock:
             self._add(amounts, actual)
 
@@ -230,7 +196,7 @@ class Budget:
     @property
     def limits(self) -> dict[str, float]:
         """The ceilings of this level, by kind; kinds without one are absent."""
-        limits: dict[str, float] = {k: v / _PICO if k == "usd" else v for k, v in self._limits.items()}
+        limits: dict[str, float] = {k: v / PICO if k == "usd" else v for k, v in self._limits.items()}
         if self._seconds_limit is not None:
             limits["seconds"] = self._seconds_limit
         return limits
@@ -240,7 +206,7 @@ class Budget:
         """What has been settled at this level. ``usd`` is rounded once from the exact sum."""
         with self._lock:
             used = self._used.to_dict()
-            used["usd"] = self._spent["usd"] / _PICO
+            used["usd"] = self._spent["usd"] / PICO
             return Usage.from_dict(used)
 
     @property
@@ -257,7 +223,7 @@ class Budget:
             for level in self._levels():
                 for kind, limit in level._limits.items():
                     free: float = max(0, limit - level._spent[kind] - level._reserved[kind])
-                    free = free / _PICO if kind == "usd" else free
+                    free = free / PICO if kind == "usd" else free
                     left[kind] = min(left.get(kind, free), free)
                 if level._seconds_limit is not None:
                     free = max(0.0, level._seconds_limit - level.elapsed)
@@ -285,7 +251,7 @@ class Budget:
             for kind, limit in self._limits.items():
                 excess = self._spent[kind] - limit
                 if excess > 0:
-                    over[kind] = excess / _PICO if kind == "usd" else excess
+                    over[kind] = excess / PICO if kind == "usd" else excess
             return over
 
     @property
@@ -316,7 +282,7 @@ class Budget:
             BudgetError: ``state`` is not one that :meth:`state` returned, or this budget is already in use.
         """
         try:
-            spent = {kind: int(state["spent"][kind]) for kind in _COUNTED}
+            spent = {kind: int(state["spent"][kind]) for kind in COUNTED}
             used = Usage.from_dict(dict(state["used"]))
             elapsed = float(state["elapsed"])
             overruns = int(state["overruns"])
@@ -338,10 +304,11 @@ class Budget:
             level = level.parent
         return levels
 
-    def _blocking(self, amounts: Mapping[str, int], *, count_reserved: bool) -> tuple[Budget, str] | None:
+    def _blocking(self, amounts: Mapping[str, int], *, but_brief: bool = False) -> tuple[Budget, str] | None:
+        """The level and the kind that have no room for ``amounts``, if any; ``but_brief`` reservations may end."""
         for level in self._levels():
             for kind, limit in level._limits.items():
-                taken = level._spent[kind] + (level._reserved[kind] if count_reserved else 0)
+                taken = level._spent[kind] + level._reserved[kind] - (level._brief[kind] if but_brief else 0)
                 # A call that needs nothing of a used-up kind may still be made.
                 if amounts[kind] and taken + amounts[kind] > limit:
                     return level, kind
@@ -349,7 +316,7 @@ class Budget:
                 return level, "seconds"
         return None
 
-    def _take(self, amounts: dict[str, int]) -> BudgetReservation:
+    def _take(self, amounts: dict[str, int], brief: bool) -> BudgetReservation:
         now = self._clock()
         for level in self._levels():
             level._refused_by = None
@@ -357,7 +324,8 @@ class Budget:
                 level._started_at = now
             for kind, amount in amounts.items():
                 level._reserved[kind] += amount
-        return BudgetReservation(self, amounts)
+                level._brief[kind] += amount if brief else 0
+        return BudgetReservation(self._end, amounts, brief)
 
     def _refusal(self, amounts: Mapping[str, int], level: Budget, kind: str) -> BudgetExceededError:
         for below in self._levels():
@@ -371,9 +339,9 @@ class Budget:
                 limit=kind,
             )
         return BudgetExceededError(
-            f"{level.name}: a reservation of {_readable(kind, amounts[kind])} does not fit: limit "
-            f"{_readable(kind, level._limits[kind])}, spent {_readable(kind, level._spent[kind])}, in flight "
-            f"{_readable(kind, level._reserved[kind])}; raise {kind}=, or lower the worst case of the call",
+            f"{level.name}: a reservation of {readable(kind, amounts[kind])} does not fit: limit "
+            f"{readable(kind, level._limits[kind])}, spent {readable(kind, level._spent[kind])}, in flight "
+            f"{readable(kind, level._reserved[kind])}; raise {kind}=, or lower the worst case of the call",
             limit=kind,
         )
 
@@ -385,20 +353,54 @@ class Budget:
 
     def _end(self, reservation: BudgetReservation, amounts: dict[str, int] | None, actual: Usage | None) -> None:
         with self._lock:
-            if not reservation._open:
+            if not reservation.open:
                 raise BudgetError(f"{self.name}: this reservation was already settled or released")
-            reservation._open = False
+            reservation.open = False
             for level in self._levels():
-                for kind, amount in reservation._amounts.items():
+                for kind, amount in reservation.amounts.items():
                     level._reserved[kind] -= amount
+                    level._brief[kind] -= amount if reservation.brief else 0
             if amounts is not None and actual is not None:
                 self._add(amounts, actual)
-                if any(amounts[kind] > reservation._amounts[kind] for kind in _COUNTED):
+                if any(amounts[kind] > reservation.amounts[kind] for kind in COUNTED):
                     for level in self._levels():
                         level._overruns += 1
-            waiters = list(self._waiters)
-        for loop, freed in waiters:
-            try:
-                loop.call_soon_threadsafe(freed.set)
-            except RuntimeError:  # its loop is closed, and nobody waits there any more
-                continue
+            heard = self._serve()
+        self._tell(heard)
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """A caller in line was cancelled: what he was given goes back, and those behind him move up."""
+        with self._lock:
+            line = self._lines.get(self)
+            if line is not None and waiter in line:
+                line.remove(waiter)
+            heard = self._serve()
+        self._tell(heard)
+        if waiter.reservation is not None:
+            waiter.reservation.release()
+        if waiter.answer.done() and not waiter.answer.cancelled():
+            waiter.answer.exception()  # read, so that it is no unhandled one
+
+    def _serve(self) -> list[tuple[_Waiter, BudgetExceededError | None]]:
+        """Give every line's first callers what has become free, or the refusal that has become certain."""
+        heard: list[tuple[_Waiter, BudgetExceededError | None]] = []
+        for level, line in list(self._lines.items()):
+            while line:
+                waiter = line[0]
+                if level._blocking(waiter.amounts) is None:
+                    waiter.reservation = level._take(waiter.amounts, waiter.brief)
+                    heard.append((waiter, None))
+                elif (hopeless := level._blocking(waiter.amounts, but_brief=True)) is not None:
+                    heard.append((waiter, level._refusal(waiter.amounts, *hopeless)))
+                else:
+                    break
+                line.popleft()
+            if not line:
+                del self._lines[level]
+        return heard
+
+    def _tell(self, heard: list[tuple[_Waiter, BudgetExceededError | None]]) -> None:
+        """Outside the lock: an event loop's callbacks may come back here."""
+        for waiter, error in heard:
+            if not waiter.hear(error) and waiter.reservation is not None:
+                waiter.reservation.release()

@@ -12,7 +12,7 @@ import contextvars
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
@@ -40,11 +40,16 @@ R = TypeVar("R", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class CallPolicy:
-    """Limits of one component's calls; ``None``: not said here, the settings decide (``max_calls``: no limit)."""
+    """Limits of one component's calls; ``None``: not said here, the settings decide (``max_calls``: no limit).
+
+    ``delegated``: the function keeps retries and timeouts itself, those of the settings too; here a call is one attempt
+    without a clock. For functions whose repeats are counted, and whose clocks start, elsewhere (a model's runtime).
+    """
 
     retries: int | None = None
     timeout_s: float | None = None
     max_calls: int | None = None
+    delegated: bool = False
 
     def __post_init__(self) -> None:
         if self.retries is not None and self.retries < 0:
@@ -53,16 +58,17 @@ class CallPolicy:
             raise ConfigurationError(f"timeout_s: expected seconds > 0, got {self.timeout_s}")
         if self.max_calls is not None and self.max_calls < 1:
             raise ConfigurationError(f"max_calls: expected a whole number >= 1, got {self.max_calls}")
+        if self.delegated and (self.retries is not None or self.timeout_s is not None):
+            raise ConfigurationError(
+                "a delegated policy leaves retries and timeout_s to the function; say neither here"
+            )
 
     @property
     def limits_calls(self) -> bool:
         return bool(self.retries) or self.timeout_s is not None or self.max_calls is not None
 
     def replaced(self, **changes: Any) -> CallPolicy:
-        given = {k: v for k, v in changes.items() if v is not None}
-        return CallPolicy(
-            **{"retries": self.retries, "timeout_s": self.timeout_s, "max_calls": self.max_calls, **given}
-        )
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
 
 
 class Callee(Protocol):
@@ -253,18 +259,19 @@ async def _call_with_limits(
 ) -> Any:
     """The call with its retries, timeout, call limit and tape entry."""
     binding = None if frame is None else frame.binding
-    retries, timeout_s = function.policy.retries, function.policy.timeout_s
-    if binding is None or not binding.defaults.none_apply:
+    policy = function.policy
+    retries, timeout_s = policy.retries, policy.timeout_s
+    if policy.delegated:
+        retries = timeout_s = None
+    elif binding is None or not binding.defaults.none_apply:
         settings = _settings(frame)
         retries = settings.retries if retries is None else retries
         timeout_s = settings.timeout_s if timeout_s is None else timeout_s
     retries = retries or 0
-    if binding is not None and function.policy.max_calls is not None:
+    if binding is not None and policy.max_calls is not None:
         made = binding.call_counts.get(component, 0)
-        if made >= function.policy.max_calls:
-            raise CallLimitError(
-                f"{component} was called more than max_calls={function.policy.max_calls} times in one run"
-            )
+        if made >= policy.max_calls:
+            raise CallLimitError(f"{component} was called more than max_calls={policy.max_calls} times in one run")
         binding.call_counts[component] = made + 1
     call = None if tape is None else tape.begin(component, args, kwargs, tapes.current_call())
     injected = _not_given(function, injected, args, kwargs)

@@ -18,6 +18,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
+from hyperfunc import injection
 from hyperfunc.binding import active_frame
 from hyperfunc.calling import CallPolicy, PendingCall
 from hyperfunc.errors import ConfigurationError, ExecutionError
@@ -101,8 +102,7 @@ class HyperFunction(Generic[P, R]):
         self.is_async = inspect.iscoroutinefunction(fn)
         self.texts = self._declare_texts(prompt, texts, optimize_prompt)
         self.injected_names = frozenset(self.texts) | ({"hp"} if self.hp_type is not None else frozenset())
-        if self.injected_names and not self.is_module:
-            self._check_injection()
+        self._check_injection()
         self.performs_io = bool(io) if io is not None else (self.policy.limits_calls or bool(self.texts))
         if max_batch is not None and max_batch < 1:
             raise ConfigurationError(f"{self.name}: max_batch must be >= 1, got {max_batch}")
@@ -171,7 +171,13 @@ class HyperFunction(Generic[P, R]):
 
     def _check_injection(self) -> None:
         parameters = self.signature.parameters
-        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        for name, parameter in parameters.items():
+            if parameter.default is injection.injected and name not in self.injected_names:
+                raise ConfigurationError(
+                    f"{self.name}: nothing injects the argument {name!r}, whose default is `injected`; an `hp` needs "
+                    "hp_type=, a text needs prompt= or texts="
+                )
+        if self.is_module or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             return
         if self.hp_type is not None and "hp" not in parameters:
             raise ConfigurationError(
@@ -378,7 +384,8 @@ def hyperfunction(fn: Any = None, /, *, model: str | None = None, **options: Any
     """Make a function, coroutine function or ``nn.Module`` a component.
 
     Args:
-        hp_type: parameter type; the function receives its value as ``hp`` (see :class:`HyperParam`).
+        hp_type: parameter type; the function receives its value as ``hp`` (see :class:`HyperParam`). With the default
+            ``hp: MyParam = injected`` type checkers do not ask callers for it.
         optimize_prompt: the docstring is a prompt and may be learned; by default only where the function takes a
             keyword-only ``prompt`` argument or ``prompt=`` is given.
         optimize_hparams: strategies may move the tensors.

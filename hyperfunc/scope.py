@@ -41,6 +41,16 @@ class BudgetLike(Protocol):
         """
         ...
 
+    async def reserve_when_free(self, worst_case: Usage, *, brief: bool = True) -> Reservation:
+        """The same, but wait while other brief reservations may still give enough back.
+
+        ``brief`` promises that this one will end without waiting for another.
+
+        Raises:
+            BudgetExceededError: waiting cannot help; nothing was set aside.
+        """
+        ...
+
 
 class UsageLedger:
     """Adds up usage, also of failed and cancelled calls. Safe from several threads (one addition per entry)."""

@@ -8,9 +8,9 @@ from typing import Any
 from hyperfunc.usage import Usage
 from hyperfunc_llm.endpoints import Endpoint
 from hyperfunc_llm.prices import Price
-from hyperfunc_llm.types import Message, TokenUsage
+from hyperfunc_llm.types import LLMRequest, Message, TokenUsage
 
-__all__ = ["as_usage", "estimate_tokens", "worst_case"]
+__all__ = ["as_usage", "estimate_tokens", "most_tokens", "worst_case"]
 
 _IMAGE_TOKENS = 1000
 _MESSAGE_TOKENS = 4
@@ -18,22 +18,38 @@ _MESSAGE_TOKENS = 4
 
 def estimate_tokens(messages: Sequence[Message], params: Mapping[str, Any]) -> int:
     """About how many tokens the model will read: a quarter of the characters, 4 per message, 1 000 per image."""
-    characters, images = 0, 0
+    texts, images = _content(messages, params)
+    return (sum(map(len, texts)) + 3) // 4 + _MESSAGE_TOKENS * len(messages) + _IMAGE_TOKENS * images
+
+
+def most_tokens(messages: Sequence[Message], params: Mapping[str, Any]) -> int:
+    """How many tokens the model can read at most: a token stands for at least one byte of text."""
+    texts, images = _content(messages, params)
+    return sum(len(text.encode()) for text in texts) + _MESSAGE_TOKENS * len(messages) + _IMAGE_TOKENS * images
+
+
+def _content(messages: Sequence[Message], params: Mapping[str, Any]) -> tuple[list[str], int]:
+    """All texts of a request, and how many images it has."""
+    texts, images = [], 0
     for message in messages:
         content = message.get("content")
         if isinstance(content, str):
-            characters += len(content)
+            texts.append(content)
         elif isinstance(content, list):
             for part in content:
                 images += part.get("type") == "image_url"
-                characters += len(part.get("text") or "")
+                texts.append(part.get("text") or "")
+        if message.get("tool_calls"):
+            texts.append(str(message["tool_calls"]))
     if params.get("tools"):
-        characters += len(str(params["tools"]))
-    return (characters + 3) // 4 + _MESSAGE_TOKENS * len(messages) + _IMAGE_TOKENS * images
+        texts.append(str(params["tools"]))
+    return texts, images
 
 
-def worst_case(input_tokens: int, params: Mapping[str, Any], endpoint: Endpoint, price: Price | None) -> Usage:
-    """What one attempt may use: the estimated input, uncached, and as much output as was allowed."""
+def worst_case(request: LLMRequest, endpoint: Endpoint, price: Price | None) -> Usage:
+    """What one attempt may use: all input that fits into the text, uncached, and as much output as was allowed."""
+    params = request.params
+    input_tokens = most_tokens(request.messages, params)
     limit = params.get("max_completion_tokens") or params.get("max_tokens") or endpoint.max_output_tokens or 0
     output_tokens = int(limit) * int(params.get("n") or 1)
     usd = 0.0 if price is None else input_tokens * price.input + output_tokens * price.output

@@ -1,16 +1,15 @@
-"""One attempt: admission, reservation, send, books. What comes before and after it, others decide."""
+"""One attempt: reservation, admission, send, books. What comes before and after it, others decide."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from hyperfunc import tape
-from hyperfunc.scope import current_scope
+from hyperfunc.scope import Reservation, current_scope
 from hyperfunc.usage import Usage
 from hyperfunc_llm.accounting import as_usage, estimate_tokens, worst_case
 from hyperfunc_llm.classification import ErrorInfo
@@ -21,94 +20,101 @@ from hyperfunc_llm.loop_state import LoopState, loop_time
 from hyperfunc_llm.replies import StreamedReply, read_reply
 from hyperfunc_llm.retries import Deadline
 from hyperfunc_llm.secrets import SecretKey, find_key
+from hyperfunc_llm.timeouts import Timeout, TimeoutWatch
 from hyperfunc_llm.transports import OutgoingRequest
 from hyperfunc_llm.types import LLMRequest, LLMResponse, StreamChunk, Timings, TokenUsage
 
-__all__ = ["AttemptMaker", "CallBooks"]
+__all__ = ["AttemptMaker", "Surroundings"]
 
 
 T = TypeVar("T")
 
 
-class CallBooks:
-    """What one call has used so far. Written as soon as usage is known, before anything else is looked at."""
+class Surroundings(Protocol):
+    """What an attempt needs of the runtime."""
 
-    __slots__ = ("prompts", "replayed", "spent")
+    @property
+    def state(self) -> LoopState: ...
 
-    def __init__(self) -> None:
-        self.prompts = 0
-        self.replayed = 0
-        self.spent = Usage()
+    def classify(self, error: BaseException) -> ErrorInfo: ...
 
 
-class _Sending:
+_NOTHING, _NO_TOKENS = Usage(), TokenUsage()
+
+
+class _Attempt:
     """One attempt's own account, while it lasts."""
 
-    __slots__ = ("first_chunk_at", "outcome_known", "sent", "tokens")
+    __slots__ = ("first_chunk_at", "outcome_known", "reservation", "sent", "ticket", "tokens")
 
-    def __init__(self) -> None:
-        self.tokens = TokenUsage()
+    def __init__(self, ticket: Ticket, reservation: Reservation | None) -> None:
+        self.ticket = ticket
+        self.reservation = reservation
+        self.tokens = _NO_TOKENS
         self.sent = True
         self.outcome_known = False
         self.first_chunk_at: float | None = None
 
 
-class _AttemptClock:
+class _AttemptClock(Timeout):
     """An attempt's timeout around a block, counted from admission."""
 
-    __slots__ = ("_alias", "_clock", "_seconds")
+    __slots__ = ("_alias", "_seconds")
 
-    def __init__(self, alias: str, seconds: float | None, ticket: Ticket) -> None:
+    def __init__(self, watch: TimeoutWatch, alias: str, seconds: float | None, ticket: Ticket) -> None:
+        super().__init__(watch, float("inf") if seconds is None else ticket.sent_at + seconds)
         self._alias, self._seconds = alias, seconds
-        self._clock = asyncio.timeout_at(None if seconds is None else ticket.sent_at + seconds)
 
-    async def __aenter__(self) -> None:
-        await self._clock.__aenter__()
-
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            await self._clock.__aexit__(kind, error, traceback)
+            super().__exit__(kind, error, traceback)
         except TimeoutError:
             text = f"{self._alias} did not answer within attempt_timeout_s={self._seconds}"
             raise AttemptTimeoutError(text, endpoint=self._alias, outcome_known=False) from None
 
 
 class AttemptMaker:
-    """Makes the attempts of one call."""
+    """Makes the attempts of one call and keeps its books.
+
+    A thousand calls may be in flight, and the garbage collector walks over all that each of them holds: so it holds
+    little, and nothing in a cycle.
+
+    Attributes:
+        alias: the endpoint's name.
+        endpoint: what is known about it.
+        deadline: of the whole call; ``None`` is none.
+        prompts: requests sent so far.
+        replayed: replies that came from the call store instead.
+        spent: what the requests used; written as soon as it is known, before anything else is looked at.
+    """
 
     __slots__ = (
-        "_ask",
         "_classified",
-        "_deadline",
         "_gate",
         "_key",
         "_price",
-        "_state",
+        "_runtime",
         "alias",
-        "books",
+        "deadline",
         "endpoint",
+        "prompts",
+        "replayed",
+        "spent",
     )
 
-    def __init__(
-        self,
-        alias: str,
-        endpoint: Endpoint,
-        state: LoopState,
-        books: CallBooks,
-        deadline: Deadline,
-        classify: Callable[[BaseException], ErrorInfo],
-    ) -> None:
+    def __init__(self, runtime: Surroundings, alias: str, endpoint: Endpoint) -> None:
         self.alias = alias
         self.endpoint = endpoint
-        self.books = books
-        self._state = state
-        self._gate: Gate = state.gate(alias, endpoint)
-        self._deadline = deadline
+        self.deadline = None if endpoint.timeout_s is None else Deadline(endpoint.timeout_s)
+        self.prompts = 0
+        self.replayed = 0
+        self.spent = _NOTHING
+        self._runtime = runtime
+        self._gate: Gate = runtime.state.gate(alias, endpoint)
         self._price = endpoint.price
         self._key = self.key_of(endpoint)
-        self._ask = classify
         self._classified: tuple[BaseException, ErrorInfo] | None = None
 
     @staticmethod
@@ -125,43 +131,55 @@ class AttemptMaker:
 
         Raises:
             LLMError: it failed; what it cost is in the books.
+            BudgetExceededError: nothing was sent.
         """
-        tokens = estimate_tokens(request.messages, request.params)
-        transport = await self._state.transport(self.endpoint.transport or "litellm")
-        outgoing = self._outgoing(request, raw)
-        async with self._admitted(tokens, request.params) as (ticket, sending):
-            async with self._clock(ticket):
-                reply = await transport.send(outgoing)
-            sending.tokens, sending.outcome_known = reply.usage, True
+        transport = await self._runtime.state.transport(self.endpoint.transport or "litellm")
+        attempt = await self._begin(request)
+        try:
+            with self._clock(attempt):
+                reply = await transport.send(self._outgoing(request, raw))
+            attempt.tokens, attempt.outcome_known = reply.usage, True
             self._gate.rate.update(read_rate_headers(reply.headers), self._gate.in_flight - 1)
-            self._gate.succeeded(ticket, reply.usage.total_tokens)
+            self._gate.succeeded(attempt.ticket, reply.usage.total_tokens)
             response = read_reply(reply.payload, reply.usage, reply.safety_ratings, endpoint=self.alias)
-            seconds = loop_time() - ticket.sent_at
-        return self._finished(response, Timings(ticket.waited_s, None, seconds), reply.payload if raw else None)
+            seconds = loop_time() - attempt.ticket.sent_at
+        except LLMError as error:
+            self._failed(attempt, error)
+            raise
+        finally:
+            self._end(attempt)
+        timings = Timings(attempt.ticket.waited_s, None, seconds)
+        return self._finished(response, timings, reply.payload if raw else None)
 
     async def stream(self, request: LLMRequest) -> AsyncGenerator[StreamChunk, None]:
         """Send ``request`` once and hand on its pieces; the last one carries the whole response."""
-        tokens = estimate_tokens(request.messages, request.params)
+        transport = await self._runtime.state.transport(self.endpoint.transport or "litellm")
         assembled = StreamedReply()
-        transport = await self._state.transport(self.endpoint.transport or "litellm")
-        async with self._admitted(tokens, request.params) as (ticket, sending):
-            pieces = self._timely(transport.stream(self._outgoing(request)), ticket)
+        attempt = await self._begin(request, streamed=True)
+        try:
+            pieces = self._timely(transport.stream(self._outgoing(request)), attempt)
             async with aclosing(pieces):
                 async for piece in pieces:
-                    if sending.first_chunk_at is None:
-                        sending.first_chunk_at = loop_time()
+                    if attempt.first_chunk_at is None:
+                        attempt.first_chunk_at = loop_time()
                     content, reasoning = assembled.add(piece.payload)
                     if assembled.has_usage:
-                        sending.tokens, sending.outcome_known = assembled.usage, True
+                        attempt.tokens, attempt.outcome_known = assembled.usage, True
                     if content or reasoning:
                         yield StreamChunk(content, reasoning)
             if not assembled.complete:
                 raise TransportError(f"{self.alias}: the stream was cut", endpoint=self.alias, outcome_known=False)
-            self._gate.succeeded(ticket, assembled.usage.total_tokens)
+            self._gate.succeeded(attempt.ticket, assembled.usage.total_tokens)
             response = read_reply(assembled.payload(), assembled.usage, {}, endpoint=self.alias)
-            seconds = loop_time() - ticket.sent_at
-            first = None if sending.first_chunk_at is None else sending.first_chunk_at - ticket.sent_at
-        yield StreamChunk(response=self._finished(response, Timings(ticket.waited_s, first, seconds), None))
+            seconds = loop_time() - attempt.ticket.sent_at
+        except LLMError as error:
+            self._failed(attempt, error)
+            raise
+        finally:
+            self._end(attempt)
+        first = None if attempt.first_chunk_at is None else attempt.first_chunk_at - attempt.ticket.sent_at
+        timings = Timings(attempt.ticket.waited_s, first, seconds)
+        yield StreamChunk(response=self._finished(response, timings, None))
 
     def _finished(self, response: LLMResponse, timings: Timings, raw: Any) -> LLMResponse:
         tape.add_usage(Usage(), model=response.model, finish_reason=response.finish_reason)
@@ -169,8 +187,8 @@ class AttemptMaker:
             response,
             cost=None if self._price is None else self._price.cost(response.usage),
             timings=timings,
-            attempts=self.books.prompts,
-            spent=self.books.spent,
+            attempts=self.prompts,
+            spent=self.spent,
             raw=raw,
         )
 
@@ -189,82 +207,81 @@ class AttemptMaker:
             raw=raw,
         )
 
-    @asynccontextmanager
-    async def _admitted(self, tokens: int, params: Mapping[str, Any]) -> AsyncIterator[tuple[Ticket, _Sending]]:
-        """Admission, reservation and the attempt's clock around the block; the books are written however it ends."""
-        ticket = await self._gate.admit(tokens, self._key, limited=self.endpoint.limited is not False)
-        self._deadline.start()
-        sending = _Sending()
-        reservation = None
+    async def _begin(self, request: LLMRequest, *, streamed: bool = False) -> _Attempt:
+        """Reservation, then admission; the attempt's clock, and the call's deadline, start after them.
+
+        In this order, since who has been admitted must send at once: a ticket grows stale while it waits for money.
+        Who reads a stream may make other calls meanwhile, so nobody may wait for the stream's reservation to end.
+        """
+        budget, reservation = current_scope().budget, None
+        if budget is not None:
+            worst = worst_case(request, self.endpoint, self._price)
+            reservation = await budget.reserve_when_free(worst, brief=not streamed)
+        tokens = estimate_tokens(request.messages, request.params)
         try:
-            budget = current_scope().budget
-            worst = worst_case(tokens, params, self.endpoint, self._price)
-            if budget is not None:
-                reservation = budget.reserve(worst)
-            self.books.prompts += 1
-            try:
-                yield ticket, sending
-            except LLMError as error:
-                sending.sent, sending.outcome_known = error.sent, sending.outcome_known or error.outcome_known
-                self._react(error, self.classify(error), ticket)
-                raise
-            finally:
-                used = self._book(ticket, sending)
-                if reservation is not None:
-                    settled, reservation = reservation, None
-                    # A request whose fate is unknown may have been billed: the budget assumes that its input was.
-                    lost = sending.sent and not sending.outcome_known
-                    settled.settle(used + self._input_only(worst) if lost else used)
-        finally:
+            ticket = await self._gate.admit(tokens, self._key, limited=self.endpoint.limited is not False)
+        except BaseException:
             if reservation is not None:
                 reservation.release()
-            self._gate.release(ticket)
+            raise
+        if self.deadline is not None:
+            self.deadline.start()
+        self.prompts += 1
+        return _Attempt(ticket, reservation)
 
-    def _clock(self, ticket: Ticket) -> _AttemptClock:
-        return _AttemptClock(self.alias, self.endpoint.attempt_timeout_s, ticket)
+    def _failed(self, attempt: _Attempt, error: LLMError) -> None:
+        """Note what ``error`` says of the request's fate, and what it means for the whole endpoint."""
+        attempt.sent, attempt.outcome_known = error.sent, attempt.outcome_known or error.outcome_known
+        info = self.classify(error)
+        if info.rate_limited:
+            self._gate.rate_limited(attempt.ticket, info.wait_s if error.retry_after_s is None else error.retry_after_s)
+        if info.fatal and self.endpoint.fail_fast_s:
+            self._gate.close(_again(error), self.endpoint.fail_fast_s, self._key)
 
-    async def _timely(self, pieces: AsyncGenerator[T, None], ticket: Ticket) -> AsyncGenerator[T, None]:
+    def _end(self, attempt: _Attempt) -> None:
+        """Write the attempt into the call's books, the run's ledger, the tape and the budget, however it ended."""
+        try:
+            seconds = loop_time() - attempt.ticket.sent_at
+            used = as_usage(attempt.tokens, self._price, calls=int(attempt.sent), seconds=seconds)
+            self.spent = used if self.prompts == 1 else self.spent + used
+            ledger = current_scope().ledger
+            if ledger is not None:
+                ledger.record(self.alias, used)
+            tape.add_usage(used)
+            if attempt.reservation is not None:
+                # A request whose fate is unknown may have been billed: the budget assumes that its input was.
+                lost = attempt.sent and not attempt.outcome_known
+                attempt.reservation.settle(used + self._input_only(attempt.ticket.tokens) if lost else used)
+        finally:
+            self._gate.release(attempt.ticket)
+
+    def _clock(self, attempt: _Attempt) -> _AttemptClock:
+        timeout_s = self.endpoint.attempt_timeout_s
+        return _AttemptClock(self._runtime.state.timeouts, self.alias, timeout_s, attempt.ticket)
+
+    async def _timely(self, pieces: AsyncGenerator[T, None], attempt: _Attempt) -> AsyncGenerator[T, None]:
         """``pieces``, each of them within the attempt's timeout; the clock never runs out in the reader's own code."""
         async with aclosing(pieces):
             while True:
-                async with self._clock(ticket):
+                with self._clock(attempt):
                     try:
                         piece = await anext(pieces)
                     except StopAsyncIteration:
                         return
                 yield piece
 
-    def _book(self, ticket: Ticket, sending: _Sending) -> Usage:
-        """Write the attempt into the call's books, the run's ledger and the tape."""
-        seconds = loop_time() - ticket.sent_at
-        used = as_usage(sending.tokens, self._price, calls=int(sending.sent), seconds=seconds)
-        self.books.spent = used if self.books.prompts == 1 else self.books.spent + used
-        ledger = current_scope().ledger
-        if ledger is not None:
-            ledger.record(self.alias, used)
-        tape.add_usage(used)
-        return used
-
-    def _input_only(self, worst: Usage) -> Usage:
-        usd = 0.0 if self._price is None else worst.input_tokens * self._price.input
-        return Usage(input_tokens=worst.input_tokens, usd=usd)
+    def _input_only(self, tokens: int) -> Usage:
+        return Usage(input_tokens=tokens, usd=0.0 if self._price is None else tokens * self._price.input)
 
     def classify(self, error: BaseException) -> ErrorInfo:
         """What ``error`` means; hooks are asked once per error, though attempt and repeat loop both want to know."""
         if self._classified is None or self._classified[0] is not error:
-            self._classified = (error, self._ask(error))
+            self._classified = (error, self._runtime.classify(error))
         return self._classified[1]
 
     def forget(self) -> None:
         """Let go of the last error."""
         self._classified = None
-
-    def _react(self, error: LLMError, info: ErrorInfo, ticket: Ticket) -> None:
-        """What ``error`` means for the whole endpoint: a cooldown, or no more calls with this key."""
-        if info.rate_limited:
-            self._gate.rate_limited(ticket, info.wait_s if error.retry_after_s is None else error.retry_after_s)
-        if info.fatal and self.endpoint.fail_fast_s:
-            self._gate.close(_again(error), self.endpoint.fail_fast_s, self._key)
 
 
 def _again(error: LLMError) -> Callable[[], LLMError]:

@@ -7,7 +7,6 @@ made inside: repeats are counted once, and clocks start at admission.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
@@ -15,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from hyperfunc.binding import active_frame
 from hyperfunc.calling import CallPolicy, PendingCall
 from hyperfunc.function import HyperFunction
+from hyperfunc.injection import injected as _injected
 from hyperfunc.settings import Settings, context_settings
 from hyperfunc_llm.endpoints import Endpoint, endpoint_stack
 from hyperfunc_llm.runtime import current_runtime
@@ -73,9 +73,10 @@ class LLMFunction(HyperFunction[P, R]):
         self.aliases = aliases
         said = limits(retries=retries, timeout_s=timeout_s)
         self.bound = said.over(endpoint) if said is not None and endpoint is not None else said or endpoint
-        # Zero repeats and an endless timeout are said here, so that core takes neither from its settings.
-        self.policy = CallPolicy(retries=0, timeout_s=math.inf, max_calls=max_calls)
+        self.policy = CallPolicy(max_calls=max_calls, delegated=True)
         self._unbound: HyperFunction[P, R] | None = None
+        hp = self.signature.parameters.get("hp")
+        self._needs_hp = hp is not None and hp.default is _injected
 
     def check_ready(self) -> None:
         """Raise now if an alias that this component uses is bound to no endpoint, or its key is not there."""
@@ -86,12 +87,13 @@ class LLMFunction(HyperFunction[P, R]):
         return tuple(map(id, endpoint_stack()))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> PendingCall[R]:
-        if self.tensor_specs and active_frame.get() is None:
+        if self.tensor_specs and active_frame.get() is None and not self._needs_hp:
             return self._without_parameters()(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
     def _without_parameters(self) -> HyperFunction[P, R]:
-        """Outside every run: the same call with the provider's own sampling settings."""
+        """Outside every run: the same call with the provider's own sampling settings. Not for a function that says, by
+        the default ``hp=injected``, that it needs them."""
         if self._unbound is None:
             self._unbound = LLMFunction(self.fn, name=self.name, endpoint=self.bound, max_calls=self.policy.max_calls)
         return self._unbound

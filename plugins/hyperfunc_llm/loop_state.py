@@ -12,6 +12,7 @@ from hyperfunc_llm.endpoints import Endpoint
 from hyperfunc_llm.limits import EndpointRate, Gate
 from hyperfunc_llm.plugin import TRANSPORTS
 from hyperfunc_llm.singleflight import SingleFlight
+from hyperfunc_llm.timeouts import TimeoutWatch
 from hyperfunc_llm.transports import Transport
 from hyperfunc_llm.transports.direct import HTTPClient
 from hyperfunc_llm.transports.gemini import GeminiTransport
@@ -25,6 +26,7 @@ class LoopState:
 
     def __init__(self) -> None:
         self.flights: SingleFlight[LLMResponse] = SingleFlight()
+        self.timeouts = TimeoutWatch()
         self.hits = 0
         self._gates: dict[tuple[str, str | None, str | None], Gate] = {}
         self._transports: dict[str, Transport] = {}

@@ -17,7 +17,8 @@ from hyperfunc_llm.attempts import AttemptMaker
 from hyperfunc_llm.errors import InvalidRequestError
 from hyperfunc_llm.runtime import LLMRuntime, current_runtime
 from hyperfunc_llm.transports.direct import HTTPClient
-from hyperfunc_llm.transports.gemini import GEMINI_URL, gemini_contents
+from hyperfunc_llm.transports.gemini import GEMINI_URL
+from hyperfunc_llm.transports.gemini_format import gemini_contents
 from hyperfunc_llm.types import LLMRequest, LLMResponse, Message, as_messages
 
 __all__ = ["GeminiCache", "mark_cached"]

@@ -1,11 +1,10 @@
-"""Repeats: separate budgets for separate reasons, one deadline, one loop. Knows nothing of requests or providers."""
+"""Repeats: separate budgets for separate reasons, and one deadline. Knows nothing of requests or providers."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,11 +12,10 @@ from hyperfunc_llm.classification import Category, ErrorInfo
 from hyperfunc_llm.endpoints import Endpoint
 from hyperfunc_llm.errors import DeadlineError, LLMError, PromptLimitError
 
-__all__ = ["Deadline", "RetryBudget", "backoff_s", "repeat"]
+__all__ = ["Deadline", "Repeats", "RetryBudget", "backoff_s"]
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
 _LONGEST_BACKOFF_S = 60.0
 
 
@@ -56,19 +54,19 @@ class Deadline:
     """A moment that nothing moves. It starts with the first admission, so that waiting in line costs nothing.
 
     Args:
-        seconds: from :meth:`start`; ``None`` never passes.
+        seconds: from :meth:`start`.
     """
 
     __slots__ = ("_at", "_clock", "seconds")
 
-    def __init__(self, seconds: float | None = None) -> None:
+    def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._at: float | None = None
         self._clock: asyncio.Timeout | None = None
 
     def start(self) -> None:
         """Start the clock; later calls change nothing."""
-        if self._at is None and self.seconds is not None:
+        if self._at is None:
             self._at = asyncio.get_running_loop().time() + self.seconds
             if self._clock is not None:
                 self._clock.reschedule(self._at)
@@ -92,7 +90,7 @@ class Deadline:
 
     @property
     def at(self) -> float | None:
-        """On the event loop's clock; ``None`` while not started, or without limit."""
+        """On the event loop's clock; ``None`` while not started."""
         return self._at
 
     def remaining(self) -> float:
@@ -108,55 +106,47 @@ def backoff_s(first: float, repeat_number: int, salt: str) -> float:
     return float(min(first * 2.0 ** (repeat_number - 1), _LONGEST_BACKOFF_S) * factor)
 
 
-async def repeat(
-    execute: Callable[[int], Awaitable[T]],
-    *,
-    budget: RetryBudget,
-    deadline: Deadline,
-    first_backoff_s: float,
-    classify: Callable[[Exception], ErrorInfo],
-    on_error: Callable[[Exception, int], Awaitable[None]] | None = None,
-    salt: str = "",
-) -> T:
-    """Call ``execute(attempt)`` until it succeeds or may not be repeated; then raise its last error.
+class Repeats:
+    """What the failures of one call have used of its budgets; made at the first of them.
 
-    Attempts count from 1; a rate-limited one is made again under the same number. Content errors are repeated at once,
-    transport errors after :func:`backoff_s`, rate limits as soon as admission lets them (the cooldown waits there).
-    Errors of ``on_error`` are logged, not raised.
+    Content errors are repeated at once, transport errors after :func:`backoff_s`, rate limits as soon as admission lets
+    them (the cooldown waits there).
+
+    Attributes:
+        attempt: the number of the attempt, from 1; a rate-limited one is made again under the same number.
     """
-    used: dict[str, int] = {}
-    attempt = 1
-    while True:
-        try:
-            # Without a deadline there is one coroutine fewer per call in flight for the collector to look at.
-            return await (execute(attempt) if deadline.seconds is None else deadline.keep(execute(attempt)))
-        except Exception as error:
-            failure = error
-        info = classify(failure)
-        if on_error is not None:
-            await _tell(on_error, failure, attempt)
+
+    __slots__ = ("_budget", "_deadline", "_first_backoff_s", "_salt", "_used", "attempt")
+
+    def __init__(self, budget: RetryBudget, deadline: Deadline | None, first_backoff_s: float, salt: str = "") -> None:
+        self.attempt = 1
+        self._budget = budget
+        self._deadline = deadline
+        self._first_backoff_s = first_backoff_s
+        self._salt = salt
+        self._used: dict[str, int] = {}
+
+    def wait_after(self, failure: Exception, info: ErrorInfo) -> float:
+        """Seconds until the next attempt.
+
+        Raises:
+            Exception: ``failure`` itself, if it may not be repeated.
+            DeadlineError: no time is left for another attempt.
+        """
         kind = "transport" if info.category == "unknown" else info.category
-        used[kind] = used.get(kind, 0) + 1
-        if not info.retryable or used[kind] > budget.allowed(info.category):
-            _note(failure, info, used, budget)
+        self._used[kind] = self._used.get(kind, 0) + 1
+        if not info.retryable or self._used[kind] > self._budget.allowed(info.category):
+            _note(failure, info, self._used, self._budget)
             raise failure
         wait = 0.0
         if kind == "transport":
-            wait = max(info.wait_s or 0.0, backoff_s(first_backoff_s, used[kind], salt))
+            wait = max(info.wait_s or 0.0, backoff_s(self._first_backoff_s, self._used[kind], self._salt))
         if kind != "rate_limit":
-            attempt += 1
-        if wait >= deadline.remaining():
-            text = f"timeout_s={deadline.seconds} leaves no time for another attempt after: {failure}"
+            self.attempt += 1
+        if self._deadline is not None and wait >= self._deadline.remaining():
+            text = f"timeout_s={self._deadline.seconds} leaves no time for another attempt after: {failure}"
             raise DeadlineError(text) from failure
-        if wait > 0:
-            await asyncio.sleep(wait)
-
-
-async def _tell(on_error: Callable[[Exception, int], Awaitable[None]], error: Exception, attempt: int) -> None:
-    try:
-        await on_error(error, attempt)
-    except Exception:
-        _log.exception("on_error failed; the call goes on")
+        return wait
 
 
 def _note(error: Exception, info: ErrorInfo, used: dict[str, int], budget: RetryBudget) -> None:

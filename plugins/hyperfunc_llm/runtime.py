@@ -1,6 +1,6 @@
 """The runtime: every model call goes through here, in this order.
 
-    call store (free) → admission (the attempt's clock starts after it) → reservation → send → books → judge the reply
+    call store (free) → reservation → admission (the attempt's clock starts after it) → send → books → judge the reply
 
 Failed attempts go back to the repeat loop. Knows providers only through transports.
 """
@@ -142,7 +142,8 @@ class LLMRuntime:
         Raises:
             LLMError: after all repeats that the budgets allow.
             UnknownAliasError, ConfigurationError: before anything is sent.
-            BudgetExceededError: the run's budget has no room for the request's worst case.
+            BudgetExceededError: the run's budget has no room for the request's worst case, and calls in flight cannot
+                give enough back; while they can, the call waits.
         """
         endpoint = self.endpoint(alias, call, bound)
         outer = active_execution()
@@ -155,11 +156,11 @@ class LLMRuntime:
         if scope.store is None or raw:
             return await execution.run(judge, repair, raw)
         key = execution.key([scope.repeat, sample], judge_key)
-        response = await self._once(key, lambda: execution.run(judge, repair, raw))
+        response = await self._once(key, execution, judge, repair)
         return judge(response) if judge is not None and response.replayed else response
 
-    async def _once(self, key: str, make: Callable[[], Awaitable[LLMResponse]]) -> LLMResponse:
-        """The stored response, or the one in flight (both marked as replayed), or the one that ``make`` pays for."""
+    async def _once(self, key: str, execution: Execution, judge: Judge | None, repair: Repair | None) -> LLMResponse:
+        """The stored response, or the one in flight (both marked as replayed), or one that is paid for."""
         store = current_scope().store
         assert store is not None
 
@@ -171,7 +172,7 @@ class LLMRuntime:
             if stored is not None:
                 paid = stored.usage
                 return LLMResponse.from_dict(stored.result)
-            response = await make()
+            response = await execution.run(judge, repair, raw=False)
             await store.put(StoredCall(key, "llm", response.to_dict(), response.spent))
             return response
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperfunc.budget import Budget
+from hyperfunc.budget import Budget, BudgetReservation
 from hyperfunc.errors import BudgetError, BudgetExceededError
 from hyperfunc.scope import BudgetLike
 from hyperfunc.usage import Usage
@@ -244,7 +244,7 @@ async def test_waiting_uses_the_whole_budget_where_refusing_would_leave_some() -
 
 async def test_a_cancelled_waiter_takes_nothing() -> None:
     budget = Budget(calls=1)
-    held = budget.reserve(Usage(calls=1))
+    held = await budget.reserve_when_free(Usage(calls=1))
     waiting = asyncio.create_task(budget.reserve_when_free(Usage(calls=1)))
     await asyncio.sleep(0)
     waiting.cancel()
@@ -253,16 +253,121 @@ async def test_a_cancelled_waiter_takes_nothing() -> None:
     held.release()
     await asyncio.sleep(0)
     assert budget.remaining == {"calls": 1}
-    assert budget._waiters == set()
+    assert budget._lines == {}
 
 
 async def test_a_waiter_is_woken_from_another_thread() -> None:
     budget = Budget(calls=1)
-    held = budget.reserve(Usage(calls=1))
+    held = await budget.reserve_when_free(Usage(calls=1))
     waiting = asyncio.create_task(budget.reserve_when_free(Usage(calls=1)))
     await asyncio.sleep(0)
     await asyncio.to_thread(held.release)
     (await asyncio.wait_for(waiting, 30)).release()
+
+
+async def _in_line(*waiting: asyncio.Task[BudgetReservation]) -> None:
+    """Let the tasks run until they wait."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+
+
+async def test_a_waiter_cancelled_after_he_was_served_gives_back_what_he_got() -> None:
+    budget = Budget(calls=1)
+    held = await budget.reserve_when_free(Usage(calls=1))
+    first, second = (asyncio.create_task(budget.reserve_when_free(Usage(calls=1))) for _ in range(2))
+    await _in_line(first, second)
+    held.release()  # the first one is served, but has not heard of it
+    first.cancel()
+    (await asyncio.wait_for(second, 30)).settle(Usage(calls=1))
+    assert first.cancelled()
+    assert budget.spent.calls == 1
+    assert budget.remaining == {"calls": 0}
+
+
+async def test_the_line_is_served_in_order_also_where_somebody_behind_would_fit() -> None:
+    budget = Budget(calls=10)
+    held = [await budget.reserve_when_free(Usage(calls=5)) for _ in range(2)]
+    large = asyncio.create_task(budget.reserve_when_free(Usage(calls=8)))
+    await _in_line(large)
+    small = asyncio.create_task(budget.reserve_when_free(Usage(calls=1)))
+    await _in_line(large, small)
+    held[0].release()  # 5 are free: enough for the small one only
+    await _in_line(large, small)
+    held[1].release()
+    (await asyncio.wait_for(large, 30)).release()
+    (await asyncio.wait_for(small, 30)).release()
+
+
+async def test_refused_as_soon_as_waiting_cannot_help() -> None:
+    budget = Budget(calls=10)
+    brief = await budget.reserve_when_free(Usage(calls=10))
+    large = asyncio.create_task(budget.reserve_when_free(Usage(calls=9)))
+    small = asyncio.create_task(budget.reserve_when_free(Usage(calls=2)))
+    await _in_line(large, small)
+    brief.settle(Usage(calls=5))
+    with pytest.raises(BudgetExceededError):
+        await large
+    (await small).settle(Usage(calls=2))
+    assert budget.spent.calls == 7
+    assert budget.exhausted is None
+
+
+async def test_nobody_waits_for_a_reservation_that_may_wait_for_him() -> None:
+    budget = Budget(calls=2)
+    with budget.reserve(Usage(calls=1)):  # held around the call
+        (await asyncio.wait_for(budget.reserve_when_free(Usage(calls=1)), 30)).settle(Usage(calls=1))
+        with pytest.raises(BudgetExceededError, match="in flight 1 calls"):
+            await asyncio.wait_for(budget.reserve_when_free(Usage(calls=1)), 30)
+    long = await budget.reserve_when_free(Usage(calls=1), brief=False)
+    with pytest.raises(BudgetExceededError):
+        await asyncio.wait_for(budget.reserve_when_free(Usage(calls=1)), 30)
+    long.release()
+
+
+async def test_a_line_at_one_child_does_not_stop_another() -> None:
+    parent = Budget(calls=100)
+    narrow, wide = parent.child("narrow", calls=1), parent.child("wide", calls=50)
+    held = await narrow.reserve_when_free(Usage(calls=1))
+    waiting = asyncio.create_task(narrow.reserve_when_free(Usage(calls=1)))
+    await _in_line(waiting)
+    (await asyncio.wait_for(wide.reserve_when_free(Usage(calls=1)), 30)).settle(Usage(calls=1))
+    held.release()
+    (await asyncio.wait_for(waiting, 30)).release()
+    assert parent._lines == {}
+
+
+@pytest.mark.parametrize("kind", ["usd", "tokens", "calls"])
+async def test_waiting_at_concurrency_64_with_variable_costs_overshoots_nothing(kind: str) -> None:
+    """Half of the callers ask a child budget. Everybody who is refused could not have been served by waiting."""
+    random_costs = random.Random(11)
+    budget = Budget(**{kind: 2000})
+    child = budget.child("child", **{kind: 800})
+    name = {"tokens": "output_tokens"}.get(kind, kind)
+    refused: list[tuple[Budget, int]] = []
+
+    async def caller(own: Budget) -> None:
+        for _ in range(20):
+            worst = random_costs.randint(1, 90)
+            try:
+                held = await own.reserve_when_free(Usage(**{name: worst}))
+            except BudgetExceededError:
+                refused.append((own, worst))
+                continue
+            for _ in range(random_costs.randint(1, 3)):
+                await asyncio.sleep(0)
+            held.settle(Usage(**{name: random_costs.randint(1, worst)}))
+            assert budget.overshoot == child.overshoot == {}
+
+    await asyncio.gather(*(caller(child if i % 2 else budget) for i in range(64)))
+    spent = {own: getattr(own.spent, {"tokens": "total_tokens"}.get(kind, kind)) for own in (budget, child)}
+    assert refused
+    for own, worst in refused:
+        assert spent[budget] + worst > 2000 or (own is child and spent[child] + worst > 800)
+    assert 1990 < spent[budget] <= 2000
+    assert spent[child] <= 800
+    assert budget._lines == {}
+    assert budget.remaining == {kind: 2000 - spent[budget]}
 
 
 @settings(max_examples=60, deadline=None)

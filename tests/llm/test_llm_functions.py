@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from hyperfunc.errors import BudgetExceededError, ConfigurationError, ExecutionError
+from hyperfunc.calling import CallPolicy
+from hyperfunc.errors import BudgetExceededError, CallLimitError, ConfigurationError, ExecutionError
 from hyperfunc.evaluation import Example
 from hyperfunc.function import hyperfunction
-from hyperfunc.scope import enter_scope
+from hyperfunc.scope import UsageLedger, enter_scope
 from hyperfunc.settings import Settings
 from hyperfunc.system import HyperSystem
 from hyperfunc.tape import Tape, recording
@@ -48,11 +50,11 @@ Play = Callable[..., None]
 async def test_a_system_sends_its_parameters_and_prompt(server: LLMServer, runtime: LLMRuntime) -> None:
     ask = make_llm_completion("m", system_prompt="You are brief.", top_k=3)
 
-    class Asking(HyperSystem):
+    class Seeded(HyperSystem):
         async def run(self, question: str) -> Any:
             return (await ask(question, seed=7)).content
 
-    system = Asking()
+    system = Seeded()
     system.register_hyperfunction(ask)
     assert await system.run("why?") == "echo: why?"
     sent = json.loads(server.bodies()[-1])
@@ -133,6 +135,71 @@ async def test_retries_and_timeout_become_budgets(server: LLMServer, play: Play,
     with Settings(retries=1), pytest.raises(TransportError):
         await llm_completion("m", "x")
     assert server.counters()["requests"] == 9
+
+
+class Asking(HyperSystem):
+    """A program of one model call."""
+
+    def __init__(self, ask: Any) -> None:
+        super().__init__()
+        self.ask = ask
+        self.register_hyperfunction(ask)
+
+    async def run(self, question: str) -> Any:
+        return (await self.ask(question)).content
+
+
+@pytest.mark.parametrize("said", ["decorator", "with_options", "settings", "endpoint"])
+@pytest.mark.parametrize("fault", ["status", "hang", "bad_json"])
+async def test_limits_count_exactly_once_inside_a_system(
+    server: LLMServer, play: Play, make_runtime: Callable[..., LLMRuntime], said: str, fault: str
+) -> None:
+    """Two repeats are three requests, and each of them has its own clock, wherever that is said."""
+    play(Rule(fault=fault, status=500, hang_s=30.0))
+    timeout_s = 0.1 if fault == "hang" else 30.0
+    limited: dict[str, Any] = {"retries": 2, "timeout_s": timeout_s}
+    here = limited if said == "decorator" else {}
+    budgets: dict[str, Any] = {"transport_retries": 2, "content_retries": 2, "attempt_timeout_s": timeout_s}
+    ask: Any = make_llm_completion("m", endpoint=Endpoint(**budgets) if said == "endpoint" else None, **here)
+    if said == "with_options":
+        ask = ask.with_options(**limited)
+    ledger = UsageLedger()
+    settings = Settings(**limited) if said == "settings" else contextlib.nullcontext()
+    with use_runtime(make_runtime()), enter_scope(ledger=ledger), settings, pytest.raises(TransportError):
+        await Asking(ask).run("x")
+    assert server.counters()["requests"] == ledger.total.calls == 3
+
+
+async def test_a_call_that_ends_in_time_pays_no_second_clock(
+    server: LLMServer, play: Play, runtime: LLMRuntime
+) -> None:
+    """``timeout_s`` is each attempt's: three attempts of 0.2 s may take longer than 0.5 s together."""
+    play(Rule(fault="status", status=500, latency_s=0.2, times=2), latency_s=0.2)
+    ask = make_llm_completion("m", retries=2, timeout_s=0.5)
+    assert await Asking(ask).run("x") == "echo: x"
+    assert server.counters()["requests"] == 3
+
+
+async def test_max_calls_is_kept_by_core_all_the_same(server: LLMServer, runtime: LLMRuntime) -> None:
+    ask = make_llm_completion("m", max_calls=2, retries=3)
+
+    class Thrice(HyperSystem):
+        async def run(self, question: str) -> Any:
+            return [(await ask(f"{question} {i}")).content for i in range(3)]
+
+    system = Thrice()
+    system.register_hyperfunction(ask)
+    with pytest.raises(CallLimitError):
+        await system.run("x")
+    assert server.counters()["requests"] == 2
+
+
+def test_a_delegated_policy_says_no_limits_of_its_own() -> None:
+    for limits in ({"retries": 1}, {"timeout_s": 1.0}):
+        with pytest.raises(ConfigurationError, match="delegated"):
+            CallPolicy(**limits, delegated=True)
+    assert CallPolicy(delegated=True).replaced(max_calls=3) == CallPolicy(max_calls=3, delegated=True)
+    assert not CallPolicy(delegated=True).limits_calls
 
 
 async def test_a_plain_retry_outside_does_not_multiply(server: LLMServer, play: Play, runtime: LLMRuntime) -> None:

@@ -239,14 +239,12 @@ async def test_one_429_pauses_fifty_workers_once(
     times = server.arrivals()
     ((rejected_at, _),) = times["rejections"]
     ((start, end),) = runtime.state.gate("m", runtime.endpoint("m")).cooldowns
-    pause = 0.9 if retry_after == "1" else 0.5
-    assert end - start > pause
+    assert end > rejected_at + 0.9  # a date has whole seconds: two ahead of a reply is more than one
     arrivals = times["arrivals"]
     assert not [t for t in arrivals if start + 0.03 < t < end]
     after = sorted(t for t in arrivals if t >= end)
     assert sum(t < after[0] + 0.045 for t in after) <= 2  # the first round trip after the pause
     assert server.counters()["statuses"] == {"200": 90, "429": 1}
-    assert rejected_at < end
 
 
 async def test_the_pause_outlives_the_one_who_reported_it(

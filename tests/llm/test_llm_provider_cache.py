@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from enum import Enum
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from hyperfunc_llm import (
     mark_cached,
     use_runtime,
 )
+from hyperfunc_llm.transports.through_litellm import _safety as read_safety
 
 TEXT = "a long instruction " * 40
 
@@ -53,6 +56,29 @@ async def test_a_blocked_reply_is_not_repeated(
     # litellm reports every kind of block as content_filter, and drops the ratings of blocked replies.
     assert ("SAFETY" if direct else "content_filter") in str(caught.value)
     assert ("HIGH" in str(caught.value)) == direct
+
+
+@pytest.mark.parametrize("gemini", ["gemini"], indirect=True)  # litellm drops the text of such a reply
+async def test_a_reply_cut_for_safety_says_so(server: LLMServer, play: Callable[..., None], gemini: LLMRuntime) -> None:
+    play(Rule(content="so far", finish_reason="SAFETY", safety={"HARM_CATEGORY_HATE_SPEECH": "HIGH"}))
+    response = await llm_completion("g", "hello")
+    assert isinstance(response, LLMResponse)
+    assert (response.content, response.finish_reason) == ("so far", "SAFETY")
+
+
+def test_ratings_given_as_enumerations_become_plain_words() -> None:
+    """str() of a member of a (str, Enum) is its name with its class."""
+
+    class Category(str, Enum):  # noqa: UP042 - what SDKs use
+        HATE = "HARM_CATEGORY_HATE_SPEECH"
+
+    class Probability(str, Enum):  # noqa: UP042
+        HIGH = "HIGH"
+
+    rated = [{"category": Category.HATE, "probability": Probability.HIGH}]
+    for ratings in (rated, [rated]):  # litellm has both forms
+        response = SimpleNamespace(vertex_ai_safety_results=ratings)
+        assert read_safety(response) == {"HARM_CATEGORY_HATE_SPEECH": "HIGH"}
 
 
 async def test_found_again_by_exact_content_and_tags(server: LLMServer, gemini: LLMRuntime) -> None:
@@ -125,8 +151,8 @@ async def test_deleted_when_asked(server: LLMServer, gemini: LLMRuntime) -> None
 
 
 async def test_what_the_gemini_transport_does_not_know(server: LLMServer, gemini: LLMRuntime) -> None:
-    with pytest.raises(ConfigurationError, match="tools"):
-        await llm_completion("g", "x", tools=[], endpoint=Endpoint(transport="gemini"))
+    with pytest.raises(ConfigurationError, match="logit_bias"):
+        await llm_completion("g", "x", logit_bias={"7": 1}, endpoint=Endpoint(transport="gemini"))
     assert server.counters()["requests"] == 0
 
 

@@ -88,7 +88,7 @@ async def test_attempt_timeout_is_kept(
     start = time.perf_counter()
     with enter_scope(ledger=UsageLedger()) as scope, pytest.raises(AttemptTimeoutError):
         await ask(runtime, "hi")
-    assert time.perf_counter() - start < 0.3
+    assert time.perf_counter() - start < 0.9  # the reply would have come after one second
     assert scope.ledger is not None
     assert scope.ledger.total.calls == 1
 
@@ -189,12 +189,12 @@ async def test_unreachable_server_counts_no_calls(make_runtime: Make, ask: Ask, 
 
 
 async def test_independent_calls_overlap(server: LLMServer, play: Play, make_runtime: Make, ask: Ask) -> None:
-    play(latency_s=0.1)
+    play(latency_s=0.2)
     runtime = make_runtime()
     start = time.perf_counter()
     a, b = await asyncio.gather(ask(runtime, "a"), ask(runtime, "b"))
     last = await ask(runtime, f"join {a} and {b}")
-    assert time.perf_counter() - start < 0.29
+    assert time.perf_counter() - start < 0.55  # one after another they take 0.6
     assert server.counters()["peak_in_flight"] == 2
     assert last.content == "echo: join echo: a and echo: b"
 
@@ -276,6 +276,9 @@ class Budget:
         self.reserved.append(worst_case)
         return self
 
+    async def reserve_when_free(self, worst_case: Usage, *, brief: bool = True) -> Budget:
+        return self.reserve(worst_case)
+
     def settle(self, actual: Usage) -> None:
         self.settled.append(actual)
 
@@ -313,7 +316,8 @@ async def test_a_request_of_unknown_fate_is_charged_its_input(
     budget = Budget()
     with enter_scope(budget=budget, ledger=UsageLedger()) as scope, pytest.raises(AttemptTimeoutError):
         await ask(runtime, "a question of some length")
-    assert budget.settled[0].input_tokens == budget.reserved[0].input_tokens > 0
+    assert budget.settled[0].input_tokens == 11  # 25 characters and one message, as estimated
+    assert budget.reserved[0].input_tokens == 29  # no text has more tokens than bytes
     assert_books_agree(scope.ledger, server)  # type: ignore[arg-type]
 
 

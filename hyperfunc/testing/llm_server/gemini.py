@@ -1,22 +1,52 @@
-"""As much of ``generateContent`` and ``cachedContents`` as cache and safety checks need. Knows nothing of HTTP."""
+"""As much of ``generateContent`` and ``cachedContents`` as is needed to check caches, safety ratings, tools and
+structured output. Field names are read in both spellings, as Google does. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from hyperfunc.testing.llm_server.replies import count_tokens, usage_of
+from hyperfunc.testing.llm_server.replies import count_tokens, simplest_instance, usage_of
 from hyperfunc.testing.llm_server.script import Rule
 
-__all__ = ["CachedContents", "content_text", "generate_reply"]
+__all__ = ["CachedContents", "content_text", "generate_reply", "refused"]
+
+
+def _field(value: Mapping[str, Any], name: str) -> Any:
+    """``value[name]``, or the same in snake case."""
+    snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+    return value.get(name, value.get(snake))
+
+
+def _part_text(part: Mapping[str, Any]) -> str:
+    response = _field(part, "functionResponse")
+    return json.dumps(response["response"]) if response else str(part.get("text", ""))
 
 
 def content_text(contents: Any) -> str:
-    """All text of a list of ``Content`` objects (or of one)."""
+    """All text of a list of ``Content`` objects (or of one); results of functions are text here, calls are not."""
     items = contents if isinstance(contents, list) else [contents or {}]
-    return "\n".join(part.get("text", "") for item in items for part in item.get("parts", ()))
+    return "\n".join(_part_text(part) for item in items for part in item.get("parts", ()))
+
+
+def refused(body: Mapping[str, Any], model: str) -> str | None:
+    """Why the provider refuses these contents: every turn of function calls must be answered by as many results, and a
+    model of the third generation wants its signatures back."""
+    contents = body.get("contents") or []
+    for turn, following in zip(contents, [*contents[1:], {}], strict=True):
+        calls = [part for part in turn.get("parts", ()) if _field(part, "functionCall")]
+        results = [part for part in following.get("parts", ()) if _field(part, "functionResponse")]
+        if len(calls) != len(results):
+            return (
+                "Please ensure that the number of function response parts is equal to the number of function call "
+                "parts of the function call turn."
+            )
+        if calls and model.startswith("gemini-3") and not _field(calls[0], "thoughtSignature"):
+            return "Function call is missing a thought_signature in functionCall parts."
+    return None
 
 
 def _stamp(seconds: float) -> str:
@@ -107,15 +137,26 @@ def generate_reply(
     """A ``GenerateContentResponse`` and the usage that it reports."""
     text = content_text((body.get("contents") or [{}])[-1])
     content = rule.content if rule is not None and rule.content is not None else f"echo: {text}"
-    if rule is not None and rule.fault == "empty":
+    settings = _field(body, "generationConfig") or {}
+    schema = _field(settings, "responseJsonSchema") or _field(settings, "responseSchema")
+    if schema and (rule is None or rule.content is None):
+        content = json.dumps(simplest_instance(schema, text))
+    if rule is not None and rule.fault in ("empty", "bad_content"):
+        content = "" if rule.fault == "empty" else "I would rather not answer in that form."
+    parts: list[dict[str, Any]] = [{"text": content}] if content else []
+    calls = rule.tool_calls if rule is not None else ()
+    if calls:
         content = ""
+        parts = [{"functionCall": {"name": call["name"], "args": call["arguments"]}} for call in calls]
+        if model.startswith("gemini-3"):
+            parts[0]["thoughtSignature"] = f"c2lnbmVk{len(body.get('contents', ()))}"
     prompt = content_text(body.get("systemInstruction")) + content_text(body.get("contents"))
     usage = usage_of(prompt, content, rule)
     if rule is None or rule.usage is None:
         usage["prompt"] += cached_tokens
         usage["cached"] = cached_tokens
     candidate: dict[str, Any] = {
-        "content": {"role": "model", "parts": [{"text": content}] if content else []},
+        "content": {"role": "model", "parts": parts},
         "finishReason": (rule.finish_reason if rule is not None else None) or "STOP",
         "index": 0,
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperfunc.testing.llm_server.script import Rule
 
-__all__ = ["chat_chunks", "chat_reply", "count_tokens", "last_message", "usage_of"]
+__all__ = ["chat_chunks", "chat_reply", "count_tokens", "last_message", "simplest_instance", "usage_of"]
 
 
 def _text(content: Any) -> str:
@@ -38,20 +38,24 @@ def usage_of(prompt: str, completion: str, rule: Rule | None) -> dict[str, int]:
     return usage
 
 
+def simplest_instance(schema: Mapping[str, Any], text: str) -> Any:
+    """The simplest value that fits a JSON schema (its types in either case); strings in it are ``text``."""
+    return _instance(schema, text, schema)
+
+
 def _instance(schema: Mapping[str, Any], text: str, root: Mapping[str, Any]) -> Any:
-    """The simplest value that fits a JSON schema."""
     if "$ref" in schema:
         return _instance(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], text, root)
     if "enum" in schema:
         return schema["enum"][0]
     if "anyOf" in schema:
         return _instance(schema["anyOf"][0], text, root)
-    kind = schema.get("type")
+    kind = str(schema.get("type")).lower()
     if kind == "object":
         return {name: _instance(part, text, root) for name, part in schema.get("properties", {}).items()}
     if kind == "array":
         return [_instance(schema.get("items", {}), text, root)]
-    return {"integer": 1, "number": 1.0, "boolean": True, "null": None}.get(str(kind), text)
+    return {"integer": 1, "number": 1.0, "boolean": True, "null": None}.get(kind, text)
 
 
 def _content(body: Mapping[str, Any], text: str, rule: Rule | None) -> str:
@@ -64,7 +68,7 @@ def _content(body: Mapping[str, Any], text: str, rule: Rule | None) -> str:
     form = body.get("response_format") or {}
     if form.get("type") == "json_schema":
         schema = form["json_schema"]["schema"]
-        return json.dumps(_instance(schema, text, schema))
+        return json.dumps(simplest_instance(schema, text))
     if form.get("type") == "json_object":
         return json.dumps({"echo": text})
     return f"echo: {text}"

@@ -17,7 +17,7 @@ from email.utils import formatdate
 from statistics import NormalDist
 from typing import Any
 
-from hyperfunc.testing.llm_server.gemini import CachedContents, content_text, generate_reply
+from hyperfunc.testing.llm_server.gemini import CachedContents, content_text, generate_reply, refused
 from hyperfunc.testing.llm_server.http import Connection, Exchange
 from hyperfunc.testing.llm_server.replies import chat_chunks, chat_reply, last_message
 from hyperfunc.testing.llm_server.script import Chooser, Request, Rule, Script
@@ -215,6 +215,9 @@ class LLMServer:
         rejected = self._over_limit()
         if rejected is not None:
             self._error(exchange, 429, "Rate limit reached", self._retry_headers(rejected))
+            return
+        if gemini and (why := refused(body, request.model)) is not None:
+            self._error(exchange, 400, why)
             return
         rule = self._chooser.choose(request)
         if rule is not None and rule.fault is not None:

@@ -50,34 +50,42 @@ def _set_up() -> Any:
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs requests, with their headers, on failure
     # The first call imports and builds a second or two more; that must not be charged to anybody's timeout.
-    _keep_quiet_about_our_calls(litellm)
     litellm.completion("openai/none", [{"role": "user", "content": ""}], mock_response="ok", api_key="none")
     return litellm
 
 
-_ours: ContextVar[bool] = ContextVar("hyperfunc_litellm_call", default=False)
+_CALLBACKS = (
+    "callbacks",
+    "success_callback",
+    "failure_callback",
+    "input_callback",
+    "_async_success_callback",
+    "_async_failure_callback",
+    "_async_input_callback",
+)
 
-_CALLBACKS = ("callbacks", "success_callback", "_async_success_callback", "input_callback", "_async_input_callback")
+
+def _is_logged(litellm: Any, params: Mapping[str, Any]) -> bool:
+    """Whether anybody has asked litellm, for all calls or for this one, to be told of them."""
+    if any(name in params for name in _CALLBACKS):
+        return True
+    listeners = {listener for name in _CALLBACKS for listener in getattr(litellm, name, None) or ()}
+    # litellm lists its reply cache when it merely loads its Gemini code; without a cache nobody listens there.
+    return bool(listeners if litellm.cache is not None else listeners - {"cache"})
 
 
-def _keep_quiet_about_our_calls(litellm: Any) -> None:
-    """Skip litellm's success logging for our calls while nobody has asked for it with a callback.
+@cache
+def _unlogged() -> ContextVar[bool]:
+    """litellm's own switch for calls that it must not log, which it sets for calls that it makes itself.
 
-    After each call it queues a coroutine that prepares a log record, even with nobody to send it to. That costs CPU,
-    and a coroutine still queued when the event loop ends is reported as never awaited. Calls that a program makes to
+    Otherwise it starts a task after each call that prepares a log record, even with nobody to send it to. That costs
+    CPU, and what is still queued when the event loop ends is reported as never awaited. Calls that a program makes to
     litellm itself are left alone.
     """
-    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+    from litellm._internal_context import is_internal_call
 
-    enqueue = GLOBAL_LOGGING_WORKER.ensure_initialized_and_enqueue
-
-    def enqueue_if_wanted(async_coroutine: Any) -> None:
-        if _ours.get() and not any(getattr(litellm, name, None) for name in _CALLBACKS):
-            async_coroutine.close()
-        else:
-            enqueue(async_coroutine=async_coroutine)
-
-    setattr(GLOBAL_LOGGING_WORKER, "ensure_initialized_and_enqueue", enqueue_if_wanted)  # noqa: B010 - a method
+    switch: ContextVar[bool] = is_internal_call
+    return switch
 
 
 class LiteLLMTransport:
@@ -122,15 +130,15 @@ class LiteLLMTransport:
 
 async def _guarded(request: OutgoingRequest, **more: Any) -> Any:
     """litellm's answer; its exceptions become ours outside the except block, since theirs hold requests and keys."""
-    litellm = _litellm()
+    litellm, unlogged = _set_up(), _unlogged()
     failure: LLMError | None = None
-    token = _ours.set(not any(name in request.params for name in _CALLBACKS))
+    token = unlogged.set(not _is_logged(litellm, request.params))
     try:
         return await litellm.acompletion(**_arguments(request), **more)
     except Exception as error:
         failure = _translate(error, request)
     finally:
-        _ours.reset(token)
+        unlogged.reset(token)
     raise failure
 
 
