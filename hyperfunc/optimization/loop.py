@@ -245,7 +245,7 @@ class OptimizationRun:
         if self.durable is not None and self._kept != index:
             await self._keep()  # a resumed run repeats this step from the θ that it began with
         progress, search = self.progress, learning.search
-        done = await learning.step(progress.best_theta)
+        done = await learning.step(progress.best_theta, conclude=self.tensors is not None)
         if done is None:
             return None
         progress.evaluations += done.usage.evaluations
@@ -302,6 +302,7 @@ class OptimizationRun:
             return
         spent = self._spent()
         found = await learning.search.headroom(lambda: _PRETEST_SHARE - self._share_since(spent))
+        progress.pretest_runs = learning.search.pretest_runs
         if found is None:
             return
         if found.nothing_to_gain or self.tensors is None:
@@ -406,8 +407,7 @@ class OptimizationRun:
             self._leave_texts(self.progress.texts_left)
         if self.texts is not None:
             with enter_scope(replace(scope, budget=None, ledger=None, replaying=True)):
-                if self.options.pretest:  # the runs that it made are known to the steps after it
-                    await self.texts.search.headroom(lambda: _PRETEST_SHARE)
+                await self.texts.search.run_seed(self.progress.pretest_runs)  # later steps know these runs
                 await self._repeat_texts(self.texts)
         self._kept = self.completed
         # Earlier generations took their time too.
@@ -427,7 +427,8 @@ class OptimizationRun:
             key = snapshots.get(step.index)
             if key is None:
                 raise ConfigurationError(f"the journal no longer has θ before step {step.index}; it was thinned out")
-            done = await learning.step(await asyncio.to_thread(self.durable.journal.load_theta, key))
+            theta = await asyncio.to_thread(self.durable.journal.load_theta, key)
+            done = await learning.step(theta, conclude=self.tensors is not None)
             if done is None or done.accepted != step.accepted:
                 raise ResumeError(
                     f"step {step.index} came out otherwise when it was repeated from its stored replies (accepted: "

@@ -26,6 +26,7 @@ class RunProgress:
         dropped: members without fitness.
         errors: the first few errors of runs.
         history: every step.
+        pretest_runs: how many runs the pre-test made.
         texts_left: why texts are not improved although they could be.
         accounts: what each kind of step has cost and gained.
     """
@@ -38,6 +39,7 @@ class RunProgress:
     dropped: int = 0
     errors: list[Exception] = field(default_factory=list)
     history: History = field(default_factory=History)
+    pretest_runs: int = 0
     texts_left: str = ""
     accounts: dict[Kind, Account] = field(default_factory=lambda: {"tensors": Account(), "texts": Account()})
 
@@ -65,6 +67,7 @@ class RunProgress:
             "evaluations": self.evaluations,
             "dropped": self.dropped,
             "history": [{k: _json_number(v) for k, v in g.to_dict().items()} for g in self.history],
+            "pretest_runs": self.pretest_runs,
             "texts_left": self.texts_left,
             "accounts": {kind: account.to_dict() for kind, account in self.accounts.items()},
         }
@@ -81,6 +84,7 @@ class RunProgress:
             data["evaluations"],
             data["dropped"],
             history=History(generations),
+            pretest_runs=data["pretest_runs"],
             texts_left=data["texts_left"],
             accounts={kind: Account(**data["accounts"][kind]) for kind in KINDS},
         )

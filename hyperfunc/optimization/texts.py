@@ -5,6 +5,7 @@ Knows what a text search is, and nothing of how one proposes and tests.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from hyperfunc.evaluation.example import Example
 from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
 from hyperfunc.usage import Usage
 
-__all__ = ["NoHeadroom", "TextLearning", "TextOptimizer", "TextSearch", "TextStep"]
+__all__ = ["LearningStep", "NoHeadroom", "TextLearning", "TextOptimizer", "TextSearch", "TextStep"]
 
 
 class TextStep(Protocol):
@@ -62,6 +63,7 @@ class TextSearch(Protocol):
         train, validation: the examples that it learns from, and accepts on.
         fitness: mean score of the accepted texts on ``validation``; NaN where they were not run.
         seed_fitness: the same of the texts that the search began with.
+        pretest_runs: how many validation examples :meth:`headroom` has run.
     """
 
     @property
@@ -85,8 +87,15 @@ class TextSearch(Protocol):
     @property
     def seed_fitness(self) -> float: ...
 
+    @property
+    def pretest_runs(self) -> int: ...
+
     async def step(self) -> TextStep | None:
         """Make one proposal and test it; accepted texts are the system's when this returns."""
+        ...
+
+    async def conclude(self) -> TextStep:
+        """Test now what was proposed and would otherwise wait for further proposals; proposes nothing."""
         ...
 
     async def headroom(self, left: Callable[[], float]) -> NoHeadroom | None:
@@ -95,6 +104,10 @@ class TextSearch(Protocol):
         Args:
             left: share of the limits that may still be used to find out.
         """
+        ...
+
+    async def run_seed(self, count: int) -> None:
+        """Run the first ``count`` validation examples under the seed, as :meth:`headroom` did."""
         ...
 
     def forget_scores(self) -> None:
@@ -127,6 +140,21 @@ class _HasTheta(Protocol):
     def set_theta(self, theta: Mapping[str, ThetaValue]) -> None: ...
 
 
+@dataclass(frozen=True)
+class LearningStep:
+    """What one step of a run did to texts.
+
+    Attributes:
+        accepted: whether texts changed.
+        fitness: mean score of what was tested, on the validation examples; NaN if nothing came so far.
+        usage: what was used.
+    """
+
+    accepted: bool
+    fitness: float
+    usage: Usage
+
+
 class TextLearning:
     """One text search at work on one system.
 
@@ -145,14 +173,27 @@ class TextLearning:
         self._system = system
         self._tensors = Theta(theta.tensors).content_hash
 
-    async def step(self, theta: Theta) -> TextStep | None:
-        """One proposal under ``theta``, whose texts must be the accepted ones; ``None`` when the search has ended."""
+    async def step(self, theta: Theta, *, conclude: bool) -> LearningStep | None:
+        """One proposal under ``theta``, whose texts must be the accepted ones; ``None`` when the search has ended.
+
+        Args:
+            conclude: test at once what the search would keep for later. Tensors may change before its next step, and
+                with them what its scores are worth.
+        """
         tensors = Theta(theta.tensors).content_hash
         if self._tensors != tensors:
             self.search.forget_scores()
         self._tensors = tensors
         self._system.set_theta(theta)
         done = await self.search.step()
-        if done is not None:
-            self.completed += 1
-        return done
+        if done is None:
+            return None
+        steps = [done]
+        if conclude:
+            steps.append(await self.search.conclude())
+        self.completed += 1
+        return LearningStep(
+            accepted=any(step.accepted for step in steps),
+            fitness=next((step.fitness for step in reversed(steps) if math.isfinite(step.fitness)), math.nan),
+            usage=sum((step.usage for step in steps), Usage()),
+        )

@@ -82,6 +82,7 @@ class PromptSearch:
     ) -> None:
         self.search = search
         self.most_steps = most_steps
+        self.pretest_runs = 0
         self._perfect_score = perfect_score
         self._proposer = proposer
         self._ended = "" if proposer is not None else "nothing to optimize"
@@ -122,6 +123,10 @@ class PromptSearch:
         """The same of the texts that the search began with."""
         return self.search.mean(self.search.pool.seed)
 
+    async def run_seed(self, count: int) -> None:
+        """Run the first ``count`` validation examples under the seed; what was run already is not run again."""
+        await self.search.trials(self.search.pool.seed, self.search.validation[:count])
+
     async def headroom(self, left: Callable[[], float]) -> NoHeadroom | None:
         """Run the seed on validation examples, as far as ``left()`` allows, and see whether anything could be accepted.
 
@@ -139,8 +144,9 @@ class PromptSearch:
             affordable = len(keys) - done if each <= 0 and done else int(left() / each) if done else 1
             if affordable < 1:
                 break
-            await search.trials(seed, keys[done : done + affordable])
             done = min(len(keys), done + affordable)
+            await self.run_seed(done)
+        self.pretest_runs = done
         wrong = sum(seed.scores[key] < self._perfect_score for key in keys[:done])
         if wrong == 0 and (done == len(keys) or done >= _ENOUGH_RUNS):
             return NoHeadroom(f"all of {done} validation examples are at the perfect score already", True)
