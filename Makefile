@@ -13,6 +13,7 @@ MLFLOW := 3.17.2
 HYPERFUNC_TEST_PHOENIX ?= $(CURDIR)/.venv-integration/phoenix-$(PHOENIX)/bin
 HYPERFUNC_TEST_MLFLOW ?= $(CURDIR)/.venv-integration/mlflow-$(MLFLOW)/bin
 export HYPERFUNC_TEST_PHOENIX HYPERFUNC_TEST_MLFLOW
+VIEWERS := $(HYPERFUNC_TEST_PHOENIX:$(CURDIR)/%=%)/phoenix $(HYPERFUNC_TEST_MLFLOW:$(CURDIR)/%=%)/mlflow
 
 .PHONY: help setup demo test check format bench integration reliability wheel clean
 
@@ -54,8 +55,7 @@ bench: $(STAMP)  ## The benchmarks behind docs/benchmarks.md (minutes; peers are
 	$(PYTHON) -m venv .venv-integration/mlflow-$(MLFLOW)
 	$(@D)/python -m pip install --quiet --disable-pip-version-check mlflow==$(MLFLOW)
 
-integration: $(STAMP) $(HYPERFUNC_TEST_PHOENIX:$(CURDIR)/%=%)/phoenix $(HYPERFUNC_TEST_MLFLOW:$(CURDIR)/%=%)/mlflow
-integration:  ## What needs a browser, a database server, a viewer: fails where one is missing
+integration: $(STAMP) $(VIEWERS)  ## What needs a browser, a database server, a viewer: fails where one is missing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m integration --require-integration --require-postgres $(PYTEST_ARGS)
 
 reliability: $(STAMP)  ## kill -9 at a hundred random moments of runs with tensors and model calls (minutes)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "1.0.0.dev0"
 
 _CORE: dict[str, str] = {
+    "Ablation": "hyperfunc.sensitivity",
     "Accuracy": "hyperfunc.evaluation",
     "AdapterMeta": "hyperfunc.parameters.lora",
     "AgentType": "hyperfunc.agents",
@@ -28,6 +29,7 @@ _CORE: dict[str, str] = {
     "CrossEntropy": "hyperfunc.evaluation",
     "Dataset": "hyperfunc.evaluation",
     "ESHybridSystemOptimizer": "hyperfunc.evolution.hybrid",
+    "Economy": "hyperfunc.scheduling.economy",
     "EvalGate": "hyperfunc.evaluation",
     "ExactMatch": "hyperfunc.evaluation",
     "Example": "hyperfunc.evaluation",
@@ -35,6 +37,7 @@ _CORE: dict[str, str] = {
     "FactoredTensor": "hyperfunc.population.factored",
     "Float": "hyperfunc.parameters.scalars",
     "FlowResponse": "hyperfunc.agents",
+    "Forecast": "hyperfunc.scheduling.forecast",
     "FunctionScorer": "hyperfunc.evaluation",
     "History": "hyperfunc.history",
     "HyperFunction": "hyperfunc.function",
@@ -54,9 +57,12 @@ _CORE: dict[str, str] = {
     "ObservabilityHub": "hyperfunc.observability",
     "ObservationRecord": "hyperfunc.observability",
     "OptimizeResult": "hyperfunc.history",
+    "ParetoPoint": "hyperfunc.export",
+    "Racing": "hyperfunc.scheduling.racing",
     "RegexMatch": "hyperfunc.evaluation",
     "ScoreResult": "hyperfunc.evaluation",
     "Scorer": "hyperfunc.evaluation",
+    "Sensitivity": "hyperfunc.sensitivity",
     "Settings": "hyperfunc.settings",
     "Space": "hyperfunc.parameters.scalars",
     "Tape": "hyperfunc.tape",
@@ -80,6 +86,8 @@ _CORE: dict[str, str] = {
 
 _PLUGINS: dict[str, str] = {
     "AdaptiveRateLimiter": "hyperfunc_llm",
+    "Blame": "hyperfunc_prompts",
+    "BootstrapDemos": "hyperfunc_prompts",
     "ChatResponse": "hyperfunc_agents",
     "CodeCorrectnessJudge": "hyperfunc_judges",
     "Conversation": "hyperfunc_agents",
@@ -90,6 +98,7 @@ _PLUGINS: dict[str, str] = {
     "Endpoints": "hyperfunc_llm",
     "EpisodeResult": "hyperfunc_agents",
     "FactualAccuracyJudge": "hyperfunc_judges",
+    "FeedbackAscent": "hyperfunc_prompts",
     "GameResponse": "hyperfunc_agents",
     "InputField": "hyperfunc_prompts",
     "InstructionFollowingJudge": "hyperfunc_judges",
@@ -107,9 +116,11 @@ _PLUGINS: dict[str, str] = {
     "PerfettoExporter": "hyperfunc_perfetto",
     "Predict": "hyperfunc_prompts",
     "PromptLearningOptimizer": "hyperfunc_prompts",
+    "ReflectivePareto": "hyperfunc_prompts",
     "Signature": "hyperfunc_prompts",
     "SummarizationJudge": "hyperfunc_judges",
     "TokenUsage": "hyperfunc_llm",
+    "assign_blame": "hyperfunc_prompts",
     "llm_completion": "hyperfunc_llm",
     "llm_hyperfunction": "hyperfunc_llm",
     "llm_stream": "hyperfunc_llm",
@@ -167,6 +178,7 @@ if TYPE_CHECKING:  # what the tables say, for type checkers and editors
     from hyperfunc.evolution.eggroll_module import TorchEggrollES as TorchEggrollES
     from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer as ESHybridSystemOptimizer
     from hyperfunc.evolution.hybrid import NoOpSystemOptimizer as NoOpSystemOptimizer
+    from hyperfunc.export import ParetoPoint as ParetoPoint
     from hyperfunc.function import HyperFunction as HyperFunction
     from hyperfunc.function import hyperfunction as hyperfunction
     from hyperfunc.history import History as History
@@ -196,6 +208,11 @@ if TYPE_CHECKING:  # what the tables say, for type checkers and editors
     from hyperfunc.population.factored import FactoredTensor as FactoredTensor
     from hyperfunc.primitives import combine as combine
     from hyperfunc.primitives import split as split
+    from hyperfunc.scheduling.economy import Economy as Economy
+    from hyperfunc.scheduling.forecast import Forecast as Forecast
+    from hyperfunc.scheduling.racing import Racing as Racing
+    from hyperfunc.sensitivity import Ablation as Ablation
+    from hyperfunc.sensitivity import Sensitivity as Sensitivity
     from hyperfunc.settings import Settings as Settings
     from hyperfunc.system import HyperSystem as HyperSystem
     from hyperfunc.tape import Call as Call
@@ -232,9 +249,14 @@ if TYPE_CHECKING:  # what the tables say, for type checkers and editors
     from hyperfunc_memory import MemoryType as MemoryType
     from hyperfunc_otlp import OTLPExporter as OTLPExporter
     from hyperfunc_perfetto import PerfettoExporter as PerfettoExporter
+    from hyperfunc_prompts import Blame as Blame
+    from hyperfunc_prompts import BootstrapDemos as BootstrapDemos
+    from hyperfunc_prompts import FeedbackAscent as FeedbackAscent
     from hyperfunc_prompts import InputField as InputField
     from hyperfunc_prompts import NoOpPromptOptimizer as NoOpPromptOptimizer
     from hyperfunc_prompts import OutputField as OutputField
     from hyperfunc_prompts import Predict as Predict
     from hyperfunc_prompts import PromptLearningOptimizer as PromptLearningOptimizer
+    from hyperfunc_prompts import ReflectivePareto as ReflectivePareto
     from hyperfunc_prompts import Signature as Signature
+    from hyperfunc_prompts import assign_blame as assign_blame
