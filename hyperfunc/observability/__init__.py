@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hyperfunc.observability.call_metrics import CallContext, CallMetric, CallMetrics
 from hyperfunc.observability.delivery import Delivery, Exporter, SpanExporter
 from hyperfunc.observability.hub import ObservabilityHub
 from hyperfunc.observability.metrics import MetricPoint, Metrics, MetricsExporter
@@ -20,6 +21,9 @@ from hyperfunc.observability.tracing import TracingTape, trace_calls_with
 from hyperfunc.observability.trackers import Tracker, TrackerThread
 
 __all__ = [
+    "CallContext",
+    "CallMetric",
+    "CallMetrics",
     "CallRecord",
     "Delivery",
     "Exporter",

@@ -15,6 +15,7 @@ from typing import Any
 
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.observability import conventions as names
+from hyperfunc.observability.call_metrics import CallMetric, CallMetrics
 from hyperfunc.observability.delivery import Delivery, Exporter
 from hyperfunc.observability.metrics import Metrics
 from hyperfunc.observability.records import CallRecord, ObservationRecord, TraceSummary, summarize
@@ -29,15 +30,22 @@ class ObservabilityHub:
     """Watches the calls of one system while a trace session is open.
 
     Args:
-        system: whose calls; only its class's name is used.
+        system: whose calls.
         history_limit: spans kept in memory; the oldest go first, and :meth:`summary` says how many went.
         close_timeout_s: the end of a session waits this long, and no longer, for exporters to take what is still
             queued. ``None`` waits only for those that answer, and goes on in the background for the others: see
             :meth:`flush`.
+
+    Attributes:
+        metric_functions: name -> function of a :class:`~hyperfunc.observability.CallContext` that gives a number; it is
+            noted with every call of a session, as attribute ``hyperfunc.call.NAME`` and in ``extra_metrics``. Empty
+            unless you add to it. (``otel_metric_funcs`` in hyperfunc 0.3.)
     """
 
     def __init__(self, system: object, *, history_limit: int = 100_000, close_timeout_s: float | None = None) -> None:
+        self._system = system
         self._name = type(system).__name__
+        self.metric_functions: dict[str, CallMetric] = {}
         self._close_timeout_s = close_timeout_s
         self._spans: deque[tuple[Span, bool]] = deque(maxlen=history_limit)
         self._forgotten = 0
@@ -90,7 +98,13 @@ class ObservabilityHub:
             self._spans.append((finished, content))
 
         tracer = Tracer(
-            remember, *deliveries, sampling=chosen, content=content, metrics=self.metrics, around_calls=around_calls
+            remember,
+            *deliveries,
+            sampling=chosen,
+            content=content,
+            metrics=self.metrics,
+            around_calls=around_calls,
+            call_metrics=CallMetrics(self.metric_functions, self._components),
         )
         self._open = True
         try:
@@ -107,6 +121,10 @@ class ObservabilityHub:
             deadline = time.monotonic() + (self._close_timeout_s or 0.0)
             for delivery in deliveries:
                 delivery.close(None if self._close_timeout_s is None else max(0.0, deadline - time.monotonic()))
+
+    def _components(self) -> Mapping[str, Any]:
+        registry = getattr(self._system, "registry", None)
+        return {} if registry is None else registry.all_components()
 
     @property
     def dropped(self) -> int:

@@ -121,6 +121,12 @@ class SpanCounter(Protocol):
     def observe(self, span: Span) -> None: ...
 
 
+class NotesNumbers(Protocol):
+    """What a tracer needs of :class:`~hyperfunc.observability.call_metrics.CallMetrics`."""
+
+    def note(self, call: Call, example: int | str | None, span: Any) -> None: ...
+
+
 class Tracer:
     """Makes spans and hands finished ones to its receivers.
 
@@ -130,6 +136,7 @@ class Tracer:
         content: keep inputs and outputs of calls (they may hold personal data; off by default).
         metrics: counts every finished span, kept or not.
         around_calls: called in the task of each call when it begins; what it returns is called when the call ends.
+        call_metrics: notes numbers with each finished call.
     """
 
     def __init__(
@@ -139,12 +146,14 @@ class Tracer:
         content: bool = False,
         metrics: SpanCounter | None = None,
         around_calls: AroundCall | None = None,
+        call_metrics: NotesNumbers | None = None,
     ) -> None:
         self.receivers: list[Receive] = list(receive)
         self.sampling = sampling or Sampling()
         self.content = content
         self._metrics = metrics
         self.around_calls = around_calls
+        self.call_metrics = call_metrics
         self.sampled_out = 0
         # Identifiers need no seed: they are names, and nothing that is computed depends on them.
         self._identifiers = random.Random()

@@ -67,6 +67,8 @@ class TracingTape(Tape):
         assert isinstance(call, _SpannedCall)
         if call.leave is not None:
             call.leave()
+        if self._tracer.call_metrics is not None:
+            self._tracer.call_metrics.note(call, current_scope().example, call.span)
         if not self._tracer.content and not self._keep:
             # What is sent later must not keep inputs and outputs alive, nor could it leak them.
             call.args, call.kwargs = (), {}

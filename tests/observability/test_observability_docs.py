@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hyperfunc.observability import ObservabilityHub, Tracer
 from hyperfunc.observability import conventions as names
+from hyperfunc.tape import Call
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "observability"
 
@@ -33,6 +35,27 @@ def test_the_dashboard_asks_only_for_metrics_that_are_sent() -> None:
     sent.add(prometheus_name(names.FITNESS, "{fitness}"))
     assert asked <= sent
     assert len(asked) >= 5
+    labels = {
+        label
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for group in re.findall(r"\bby \(([^)]*)\)", target["expr"]) + re.findall(r"{{(\w+)}}", target["legendFormat"])
+        for label in group.split(", ")
+    }
+    observed = ObservabilityHub(None)
+    call = Call(0, "f", (), {}, metadata={"model": "m"})
+    for error in (None, TimeoutError()):
+        made = Tracer(metrics=observed.metrics).start("call", "f", None)
+        made.call = call
+        Tracer(metrics=observed.metrics).end(made, error)
+    generation = Tracer().start("generation", "g", None)
+    generation.set(best=1.0)
+    Tracer(metrics=observed.metrics).end(generation)
+    attributes = {key.replace(".", "_") for point in observed.metrics.snapshot() for key in point.attributes}
+    assert {prometheus_name(p.name, p.unit) for p in observed.metrics.snapshot()} == {
+        tokens, seconds, prometheus_name(names.FITNESS, "{fitness}")
+    }  # fmt: skip
+    assert labels - {"le"} <= attributes
     used = {panel["datasource"]["uid"] for panel in dashboard["panels"]}
     assert all(f"uid: {uid}," in (DOCS / "grafana" / "datasources.yaml").read_text() for uid in used)
 

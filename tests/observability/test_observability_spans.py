@@ -13,6 +13,7 @@ import torch
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.function import hyperfunction
 from hyperfunc.observability import (
+    CallContext,
     CallRecord,
     ObservabilityHub,
     ObservationRecord,
@@ -178,6 +179,39 @@ def test_quantiles_interpolate() -> None:
     assert stats.p95_elapsed_s == pytest.approx(4.8)
 
 
+async def test_numbers_of_ones_own_are_noted_with_every_call(caplog: pytest.LogCaptureFixture) -> None:
+    system = Program()
+    hub = ObservabilityHub(system)
+    seen: list[CallContext] = []
+
+    def characters(context: CallContext) -> float:
+        seen.append(context)
+        return len(context.result)
+
+    hub.metric_functions["characters"] = characters
+    hub.metric_functions["broken"] = lambda context: 1 / 0
+    with hub.trace(), enter_scope(example=7):
+        await asyncio.gather(system.run("hi"), system.run("fail"), return_exceptions=True)
+    assert system.get_call_history() == []  # another hub
+    plans = [record for record in hub.get_call_records() if record.fn_name == "plan"]
+    assert [record.extra_metrics for record in plans] == [{}, {"characters": 5.0}] or [
+        record.extra_metrics for record in plans
+    ] == [{"characters": 5.0}, {}]
+    done = next(context for context in seen if context.result == "HIHI?")
+    assert (done.hf.name, done.bound_args, done.example_index) == ("plan", {"question": "hi"}, 7)
+    assert done.elapsed_s > 0
+    assert done.span.name == "plan"
+    assert any(isinstance(context.error, TimeoutError) and context.result is None for context in seen)
+    told = [record.getMessage() for record in caplog.records]
+    assert [text for text in told if "broken" in text] == [
+        "metric broken: ZeroDivisionError: division by zero (said once)"
+    ]
+    record = next(r for r in hub.get_history() if r.fn_name == "model" and r.success)
+    assert record.attributes["hyperfunc.call.characters"] == len("HI") or record.attributes[
+        "hyperfunc.call.characters"
+    ] == len("HI?")
+
+
 async def test_runs_generations_evaluations_and_examples_nest() -> None:
     tracer = Tracer((seen := []).append)
     with (
@@ -263,6 +297,26 @@ async def test_the_context_travels_to_another_process() -> None:
     with tracing(Tracer(seen.append), remote=remote), span("evaluation", "there"):
         pass
     assert (seen[1].trace_id, seen[1].parent_id) == (here.trace_id, here.span_id)
+
+
+async def test_the_context_goes_into_tasks_and_threads() -> None:
+    tracer = Tracer((seen := []).append)
+
+    async def task() -> None:
+        with span("evaluation", "in a task"):
+            await asyncio.sleep(0)
+
+    def thread() -> None:
+        with span("evaluation", "in a thread"):
+            pass
+
+    with tracing(tracer), span("generation", "g") as generation:
+        await asyncio.gather(asyncio.create_task(task()), asyncio.to_thread(thread))
+    assert generation is not None
+    assert {s.name: s.parent_id for s in seen if s.kind == "evaluation"} == {
+        "in a task": generation.span_id,
+        "in a thread": generation.span_id,
+    }
 
 
 @pytest.mark.parametrize(
