@@ -4,6 +4,7 @@
     python -m benchmarks.scheduling racing          # the digits demo with and without racing
     python -m benchmarks.scheduling minibatch       # evaluations to a fitness, with fixed and adaptive minibatches
     python -m benchmarks.scheduling focus           # parameters that matter beside such as do not
+    python -m benchmarks.scheduling concurrency     # calls at once, fixed and by measured throughput
     python -m benchmarks.scheduling --seeds 2 --steps 50 racing
 
 Counts of evaluations and fitness do not depend on the machine's load; seconds do.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.virtual_time import Server, VirtualLoop
 from demos.digits.__main__ import load_examples
 from demos.digits.pipeline import AnswerAccuracy, DigitPipeline, LogLikelihood
 from hyperfunc import ESHybridSystemOptimizer
+from hyperfunc.batch import MeasuredConcurrency, batch
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.scheduling import AdaptiveMinibatch, Economy, Focus, Racing
 from hyperfunc.scheduling.focus import build_strategy
@@ -182,7 +186,37 @@ def focus(seeds: int, steps: int) -> None:
         )
 
 
-PARTS: dict[str, Callable[[int, int], None]] = {"racing": racing, "minibatch": minibatch, "focus": focus}
+def concurrency(seeds: int, steps: int) -> None:
+    """Calls at once: fixed numbers, and one that follows the measured throughput, in virtual time."""
+    del seeds, steps
+    calls = 3000
+    print(
+        f"\n{calls} calls of 1 s on average (exponential) to a server that serves 24 at once unhindered, virtual time"
+    )
+    print(f"{'':12}{'throughput stays beyond: total, p50 of a call':>50}{'throughput falls: total, p50':>34}")
+    for name, size in (*((str(n), n) for n in (4, 16, 64, 256)), ("measured", MeasuredConcurrency())):
+        found = []
+        for overload in (1.0, 1.5):
+            draws = random.Random(0)
+            lengths = [draws.expovariate(1.0) for _ in range(calls)]
+            server = Server(24, overload=overload, seconds=lengths.__getitem__)
+
+            async def everything(server: Server = server, size: int | MeasuredConcurrency = size) -> float:
+                async for _ in batch(server.call, range(calls), concurrency=size, order="completion"):
+                    pass
+                return asyncio.get_running_loop().time()
+
+            with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+                found.append(f"{runner.run(everything()):9.0f} {statistics.median(server.latencies):9.2f}")
+        print(f"{name:12}{found[0]:>50}{found[1]:>34}", flush=True)
+
+
+PARTS: dict[str, Callable[[int, int], None]] = {
+    "racing": racing,
+    "minibatch": minibatch,
+    "focus": focus,
+    "concurrency": concurrency,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,40 +7,9 @@ import random
 
 import pytest
 
+from benchmarks.virtual_time import Server, VirtualLoop
 from hyperfunc.batch import MeasuredConcurrency, batch
 from hyperfunc.errors import ConfigurationError
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Time jumps to the next timer as soon as nothing else is to be done."""
-
-    now = 0.0
-
-    def time(self):
-        return self.now
-
-    def _run_once(self):
-        if not self._ready and self._scheduled:
-            self.now = max(self.now, self._scheduled[0].when())
-        super()._run_once()
-
-
-class Server:
-    """Serves ``capacity`` calls at once without hindrance; beyond, every call takes longer."""
-
-    def __init__(self, capacity, *, overload=1.0, seconds=lambda item: 1.0):
-        self.capacity, self.overload, self.seconds = capacity, overload, seconds
-        self.in_flight = 0
-        self.most = 0
-
-    async def call(self, item):
-        self.in_flight += 1
-        self.most = max(self.most, self.in_flight)
-        try:
-            await asyncio.sleep(self.seconds(item) * max(1.0, self.in_flight / self.capacity) ** self.overload)
-            return item * 2
-        finally:
-            self.in_flight -= 1
 
 
 def run(server, count, concurrency, **options):
