@@ -112,8 +112,8 @@ def minibatch(seeds: int, steps: int) -> None:
         "125 examples": {"minibatch": 125},
         "250 examples": {"minibatch": 250},
         "500 examples": {"minibatch": 500},
-        "adaptive": {"minibatch": None, "economy": Economy(minibatch=AdaptiveMinibatch())},
-        "adaptive, racing": {"minibatch": None, "economy": Economy(minibatch=AdaptiveMinibatch(), racing=Racing())},
+        "adaptive, at most 250": {"minibatch": 250, "economy": Economy(minibatch=AdaptiveMinibatch())},
+        "the same, racing": {"minibatch": 250, "economy": Economy(minibatch=AdaptiveMinibatch(), racing=Racing())},
     }
     for name, arguments in variants.items():
         runs = [asyncio.run(digits(seed, steps, target=TARGET, validate_every=5, **arguments)) for seed in range(seeds)]

@@ -56,12 +56,11 @@ async def forecast(
         raise ConfigurationError(f"{type(optimizer).__name__} does not say how many generations it will run")
     steps = arguments.steps if arguments.steps is not None else optimizer.steps
     options = arguments.loop_options(has_validation=validation is not None, seed=None)
-    adaptive = options.economy.minibatch
     runs = count_runs(
         steps=steps,
         population_size=optimizer.build(parameter_group(entries)).population_size,
         train=len(train),
-        minibatch=options.minibatch if adaptive is None else adaptive.largest,
+        minibatch=options.minibatch,
         selection=len(train if validation is None else validation),
         validate_every=options.validate_every,
     )
