@@ -4,6 +4,7 @@
     python -m benchmarks.scheduling racing          # the digits demo with and without racing
     python -m benchmarks.scheduling minibatch       # evaluations to a fitness, with fixed and adaptive minibatches
     python -m benchmarks.scheduling focus           # parameters that matter beside such as do not
+    python -m benchmarks.scheduling concurrency     # calls at once, fixed and by measured throughput
     python -m benchmarks.scheduling --seeds 2 --steps 50 racing
 
 Counts of evaluations and fitness do not depend on the machine's load; seconds do.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.virtual_time import Server, VirtualLoop
 from demos.digits.__main__ import load_examples
 from demos.digits.pipeline import AnswerAccuracy, DigitPipeline, LogLikelihood
 from hyperfunc import ESHybridSystemOptimizer
+from hyperfunc.batch import MeasuredConcurrency, batch
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.scheduling import AdaptiveMinibatch, Economy, Focus, Racing
 from hyperfunc.scheduling.focus import build_strategy
@@ -108,8 +112,8 @@ def minibatch(seeds: int, steps: int) -> None:
         "125 examples": {"minibatch": 125},
         "250 examples": {"minibatch": 250},
         "500 examples": {"minibatch": 500},
-        "adaptive": {"minibatch": None, "economy": Economy(minibatch=AdaptiveMinibatch())},
-        "adaptive, racing": {"minibatch": None, "economy": Economy(minibatch=AdaptiveMinibatch(), racing=Racing())},
+        "adaptive, at most 250": {"minibatch": 250, "economy": Economy(minibatch=AdaptiveMinibatch())},
+        "the same, racing": {"minibatch": 250, "economy": Economy(minibatch=AdaptiveMinibatch(), racing=Racing())},
     }
     for name, arguments in variants.items():
         runs = [asyncio.run(digits(seed, steps, target=TARGET, validate_every=5, **arguments)) for seed in range(seeds)]
@@ -131,7 +135,7 @@ class Groups:
     size: int = 4
     target: float = -0.1
 
-    def evaluations_to_target(self, focus: Focus | None, seed: int, generations: int = 300) -> float:
+    def evaluations_to_target(self, focus: Focus | None, seed: int, generations: int = 400) -> float:
         """Evaluations until the centre's own distance is below the target."""
         names = ["relevant.w", *(f"other{i}.w" for i in range(self.others))]
         generator = torch.Generator().manual_seed(seed)
@@ -166,23 +170,52 @@ class Groups:
 def focus(seeds: int, steps: int) -> None:
     """Evaluations to a target where one group of five matters, and where all do."""
     del steps
-    print(f"\none relevant group of parameters and four others; evaluations to the target, median of {4 * seeds} seeds")
-    print(f"{'the others':12}{'plain':>10}{'focus':>10}{'saved':>8}{'seeds better, worse':>22}")
-    for kind in ("noisy", "idle", "relevant"):
+    print(f"\none relevant group of parameters and four others; evaluations to the target, median of {2 * seeds} seeds")
+    print(f"{'the others':12}{'plain':>9}{'reached':>9}{'focus':>9}{'reached':>9}{'saved':>8}{'better, worse':>16}")
+    for groups in (Groups("noisy", target=-0.02), Groups("idle"), Groups("relevant")):
         plain, focused = (
-            [Groups(kind).evaluations_to_target(options, seed) for seed in range(4 * seeds)]
-            for options in (None, Focus())
+            [groups.evaluations_to_target(options, seed) for seed in range(2 * seeds)] for options in (None, Focus())
         )
-        medians = statistics.median(plain), statistics.median(focused)
+        line = f"{groups.kind:12}"
+        for counts in (plain, focused):
+            line += f"{statistics.median(counts):9,.0f}{sum(map(math.isfinite, counts)):6}/{len(counts)}"
         better = sum(f < p for p, f in zip(plain, focused, strict=True))
         worse = sum(f > p for p, f in zip(plain, focused, strict=True))
-        print(
-            f"{kind:12}{medians[0]:10,.0f}{medians[1]:10,.0f}{1 - medians[1] / medians[0]:8.0%}{better:>12} {worse:>9}",
-            flush=True,
-        )
+        saved = 1 - statistics.median(focused) / statistics.median(plain)
+        print(f"{line}{saved:8.0%}{better:>9} {worse:>6}", flush=True)
 
 
-PARTS: dict[str, Callable[[int, int], None]] = {"racing": racing, "minibatch": minibatch, "focus": focus}
+def concurrency(seeds: int, steps: int) -> None:
+    """Calls at once: fixed numbers, and one that follows the measured throughput, in virtual time."""
+    del seeds, steps
+    calls = 3000
+    print(
+        f"\n{calls} calls of 1 s on average (exponential) to a server that serves 24 at once unhindered, virtual time"
+    )
+    print(f"{'':12}{'throughput stays beyond: total, p50 of a call':>50}{'throughput falls: total, p50':>34}")
+    for name, size in (*((str(n), n) for n in (4, 16, 64, 256)), ("measured", MeasuredConcurrency())):
+        found = []
+        for overload in (1.0, 1.5):
+            draws = random.Random(0)
+            lengths = [draws.expovariate(1.0) for _ in range(calls)]
+            server = Server(24, overload=overload, seconds=lengths.__getitem__)
+
+            async def everything(server: Server = server, size: int | MeasuredConcurrency = size) -> float:
+                async for _ in batch(server.call, range(calls), concurrency=size, order="completion"):
+                    pass
+                return asyncio.get_running_loop().time()
+
+            with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+                found.append(f"{runner.run(everything()):9.0f} {statistics.median(server.latencies):9.2f}")
+        print(f"{name:12}{found[0]:>50}{found[1]:>34}", flush=True)
+
+
+PARTS: dict[str, Callable[[int, int], None]] = {
+    "racing": racing,
+    "minibatch": minibatch,
+    "focus": focus,
+    "concurrency": concurrency,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

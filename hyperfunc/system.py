@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hyperfunc.agents import AgentType, BlockAgentRunner
-from hyperfunc.batch import Artifacts, Batch, batch
+from hyperfunc.batch import Artifacts, Batch, MeasuredConcurrency, batch
 from hyperfunc.binding import Binding, CallDefaults, Frame, active_frame, bound
 from hyperfunc.budget import Budget
 from hyperfunc.errors import ConfigurationError, EvaluationError, UnboundError, UnknownParameterError
@@ -411,7 +411,7 @@ class HyperSystem:
         *,
         theta: Mapping[str, ThetaValue] | None = None,
         artifacts: Artifacts | str | Path | None = None,
-        concurrency: int | None = None,
+        concurrency: int | MeasuredConcurrency | None = None,
         **options: Any,
     ) -> Batch[Mapping[str, Any], Any]:
         """Run the program on many inputs: ``async for result in system.batch(inputs): …``.
@@ -423,7 +423,8 @@ class HyperSystem:
             theta: values in place of the current ones.
             artifacts: a JSON-lines file (or settings for one) to keep results in, and to take them from when the batch
                 is run again. A path's results count only for the θ that they were made under.
-            concurrency: runs at a time (default: that of the settings).
+            concurrency: runs at a time (default: that of the settings), or limits between which it follows the
+                measured throughput.
             options: as of :func:`hyperfunc.batch.batch` (``order``, ``on_progress``, ``fail_fast``, ``deadline_s``, …).
         """
         program = self.program(theta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hyperfunc.batch.artifacts import Artifacts, ReplayedError
+from hyperfunc.batch.concurrency import MeasuredConcurrency
 from hyperfunc.batch.engine import Batch, batch
 from hyperfunc.batch.results import BatchResult, BatchStoppedError, FatalError, Termination
 
@@ -12,6 +13,7 @@ __all__ = [
     "BatchResult",
     "BatchStoppedError",
     "FatalError",
+    "MeasuredConcurrency",
     "ReplayedError",
     "Termination",
     "batch",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from hyperfunc.batch.artifacts import Artifacts, OpenArtifacts
+from hyperfunc.batch.concurrency import MeasuredConcurrency, Slots
 from hyperfunc.batch.results import BatchResult, BatchStoppedError, FatalError, Termination
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.scope import UsageLedger, current_scope, enter_scope
@@ -31,7 +32,7 @@ def batch(
     fn: Callable[[T], Awaitable[R]],
     inputs: Iterable[T] | AsyncIterable[T],
     *,
-    concurrency: int = 64,
+    concurrency: int | MeasuredConcurrency = 64,
     input_queue: int | None = None,
     result_queue: int | None = None,
     order: Literal["input", "completion"] = "input",
@@ -48,8 +49,9 @@ def batch(
     Args:
         fn: called as ``await fn(item)``, in a task of its own context.
         inputs: any iterable or async iterable; pulled only as far as the queues allow.
-        concurrency: calls of ``fn`` at a time.
-        input_queue, result_queue: most inputs pulled ahead and most results not yet read (default: ``concurrency``).
+        concurrency: calls of ``fn`` at a time, or limits between which it follows the measured throughput.
+        input_queue, result_queue: most inputs pulled ahead and most results not yet read (default: ``concurrency``, or
+            the most of it).
             At most ``result_queue + concurrency`` results exist unread.
         order: results in the order of inputs, or as they complete.
         on_progress: called with (results so far, number of inputs or ``None``) before each result is handed out.
@@ -67,7 +69,9 @@ def batch(
     Raises:
         ConfigurationError: sizes below 1, or an unknown order.
     """
-    for name, size in (("concurrency", concurrency), ("input_queue", input_queue), ("result_queue", result_queue)):
+    slots = Slots(concurrency) if isinstance(concurrency, MeasuredConcurrency) else None
+    most = concurrency.most if isinstance(concurrency, MeasuredConcurrency) else concurrency
+    for name, size in (("concurrency", most), ("input_queue", input_queue), ("result_queue", result_queue)):
         if size is not None and size < 1:
             raise ConfigurationError(f"{name}: expected a whole number >= 1, got {size}")
     if order not in ("input", "completion"):
@@ -77,9 +81,10 @@ def batch(
     return Batch(
         fn,
         inputs,
-        concurrency,
-        input_queue or concurrency,
-        result_queue or concurrency,
+        most,
+        slots,
+        input_queue or most,
+        result_queue or most,
         order,
         on_progress,
         artifacts,
@@ -102,6 +107,7 @@ class Batch(Generic[T, R]):
         fn: Callable[[T], Awaitable[R]],
         inputs: Iterable[T] | AsyncIterable[T],
         concurrency: int,
+        slots: Slots | None,
         input_queue: int,
         result_queue: int,
         order: Literal["input", "completion"],
@@ -117,6 +123,7 @@ class Batch(Generic[T, R]):
         self._inputs = inputs
         self._total = len(inputs) if isinstance(inputs, Sized) else None
         self._concurrency, self._order, self._on_progress = concurrency, order, on_progress
+        self._slots: contextlib.AbstractAsyncContextManager[object] = slots or contextlib.nullcontext()
         self._artifacts, self._fail_fast, self._deadline_s = artifacts, fail_fast, deadline_s
         self._pending: asyncio.Queue[tuple[int, T, str] | None] = asyncio.Queue(input_queue)
         self._results: asyncio.Queue[BatchResult[T, R] | None] = asyncio.Queue(result_queue)
@@ -240,6 +247,10 @@ class Batch(Generic[T, R]):
         earlier = None if store is None else store.find(key, index, item)
         if earlier is not None:
             return earlier
+        async with self._slots:
+            return await self._call(index, item, key, store)
+
+    async def _call(self, index: int, item: T, key: str, store: OpenArtifacts | None) -> BatchResult[T, R]:
         if self._stopped.is_set():
             return BatchResult(index, item, error=self._stopped_error("was not started"))
         outer = current_scope().ledger

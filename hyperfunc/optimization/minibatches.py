@@ -22,8 +22,7 @@ class Minibatches:
 
     Args:
         count: how many examples there are.
-        size: examples per generation, of the first where the size adapts; ``None`` takes all, or leaves the first size
-            to ``adaptive``.
+        size: examples per generation, at most where the size adapts; ``None`` takes all.
         adaptive: how the size follows the noise; ``None``: not at all.
         seed: of the shuffles.
     """
@@ -31,7 +30,7 @@ class Minibatches:
     def __init__(self, count: int, size: int | None, adaptive: AdaptiveMinibatch | None = None, *, seed: int) -> None:
         self._count = count
         self._fixed = count if size is None else min(size, count)
-        self._size = None if adaptive is None else MinibatchSize(adaptive, count, size)
+        self._size = None if adaptive is None else MinibatchSize(adaptive, self._fixed)
         self._seed = seed
         self._epoch, self._position = 0, 0
 

@@ -10,6 +10,7 @@ from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, NoOpSystemOptimizer
 from hyperfunc.optimization.options import TensorOptimizer
+from hyperfunc.scheduling.economy import NO_ECONOMY
 from hyperfunc.scheduling.forecast import Forecast, count_runs, scaled, spread
 from hyperfunc.scope import current_scope, enter_scope
 from hyperfunc.selection import as_examples, parameter_group, select_entries
@@ -44,6 +45,8 @@ async def forecast(
     notes = [] if system.prompt_optimizer is None else ["the prompt optimizer's own calls are not included"]
     if arguments.target is not None or arguments.patience is not None or arguments.callbacks or arguments.budget:
         notes.append("target, patience, callbacks or a budget may end the run before this")
+    if arguments.economy != NO_ECONOMY:
+        notes.append("an economy runs less than this, and only in the course of the run is it known how much")
     entries = select_entries(system.registry.tensor_entries(), only=arguments.only, freeze=arguments.freeze)
     optimizer: Any = system.system_optimizer if system.system_optimizer is not None else ESHybridSystemOptimizer()
     optimizer = NamedStrategy(optimizer) if isinstance(optimizer, str) else optimizer

@@ -10,7 +10,8 @@ and δᵢ the component's own perturbation of it, over n members or pairs,
 T's expectation is exactly ``‖E[d δ]‖²``, 0 where the component does nothing or only adds noise, so that the mean share
 over a window of generations comes with a standard error. A component whose share is clearly (by ``deviations`` standard
 errors) below ``least`` of the greatest one pauses: for ``pause`` generations it stands at its centre in every member,
-its strategy neither asked nor told, and then it is tried again for a window.
+its strategy neither asked nor told, and then it is tried again for a window. Every further pause in a row is twice as
+long.
 
 A pause takes the component's *noise* out of the comparison of members: that is what it saves. Components that do
 nothing at all add no noise, and nothing is saved by pausing them. Programs are still run in whole.
@@ -47,7 +48,7 @@ class Focus:
         window: generations over which a component's share is judged, at least 4.
         least: the share, relative to the greatest one, below which a component pauses; from 0 (never) to 1.
         deviations: by how many standard errors it must be below.
-        pause: generations that it pauses.
+        pause: generations of a first pause.
 
     Raises:
         ConfigurationError: a number out of range.
@@ -55,7 +56,7 @@ class Focus:
 
     window: int = 12
     least: float = 0.1
-    deviations: float = 1.0
+    deviations: float = 2.0
     pause: int = 24
 
     def __post_init__(self) -> None:
@@ -97,11 +98,13 @@ class FocusState:
         whole: of the parts.
         shares: per part, its shares in the generations since it was last begun, newest last.
         resumes: per part, the generation at which it is tried again; 0 where it never paused.
+        pauses: per part, how long its next pause is.
     """
 
     whole: CompositeState
     shares: tuple[tuple[float, ...], ...]
     resumes: tuple[int, ...]
+    pauses: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,9 @@ class FocusedStrategy(Strategy[FocusState]):
 
     def init(self, group: ParameterGroup, values: Mapping[str, Tensor], seed: int) -> FocusState:
         count = len(self.parts)
-        return FocusState(self.whole.init(group, values, seed), ((),) * count, (0,) * count)
+        return FocusState(
+            self.whole.init(group, values, seed), ((),) * count, (0,) * count, (self.focus.pause,) * count
+        )
 
     def pausing(self, state: FocusState) -> tuple[str, ...]:
         """The parameters that stand still in the state's generation."""
@@ -172,7 +177,7 @@ class FocusedStrategy(Strategy[FocusState]):
             before if told.generation - 1 < resumes else after  # a paused part was not perturbed, and learns nothing
             for before, after, resumes in zip(state.whole.parts, told.parts, state.resumes, strict=True)
         )
-        return self._judge(FocusState(replace(told, parts=parts), shares, state.resumes))
+        return self._judge(replace(state, whole=replace(told, parts=parts), shares=shares))
 
     def _judge(self, state: FocusState) -> FocusState:
         """Pause the parts that are clearly below the least share of the greatest."""
@@ -181,14 +186,16 @@ class FocusedStrategy(Strategy[FocusState]):
         greatest = max(means)
         if greatest <= 0:
             return state
-        shares, resumes = list(state.shares), list(state.resumes)
+        shares, resumes, pauses = list(state.shares), list(state.resumes), list(state.pauses)
         for part, past in enumerate(state.shares):
             if len(past) < window or now < resumes[part] or means[part] == greatest:
                 continue
             variance = math.fsum((share - means[part]) ** 2 for share in past) / (window - 1)
             if means[part] + self.focus.deviations * math.sqrt(variance / window) < self.focus.least * greatest:
-                shares[part], resumes[part] = (), now + self.focus.pause
-        return replace(state, shares=tuple(shares), resumes=tuple(resumes))
+                shares[part], resumes[part], pauses[part] = (), now + pauses[part], 2 * pauses[part]
+            else:
+                pauses[part] = self.focus.pause
+        return replace(state, shares=tuple(shares), resumes=tuple(resumes), pauses=tuple(pauses))
 
     def _share(self, part: Part, state: Any, weights: Tensor) -> float:
         """The share of ranked fitness that this generation's perturbations of one part explain to first order."""

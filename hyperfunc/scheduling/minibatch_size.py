@@ -39,19 +39,17 @@ class AdaptiveMinibatch:
         noise: the greatest ratio of noise to signal in the direction of a generation, above 0; smaller means more
             examples.
         smallest: the least number of examples, at least 2.
-        largest: the greatest; ``None``: all there are.
         growth: the greatest factor, up or down, from one generation to the next; above 1.
         memory: weight of the past in the averages of σ² and τ², from 0 to below 1.
 
-    The first generation takes ``optimize``'s ``minibatch``, or ``smallest`` where none is given.
+    The first generation takes the smallest number; ``minibatch`` of ``optimize`` is the greatest, or all there are.
 
     Raises:
         ConfigurationError: a number out of range.
     """
 
-    noise: float = 1.0
+    noise: float = 1.5
     smallest: int = 16
-    largest: int | None = None
     growth: float = 2.0
     memory: float = 0.8
 
@@ -60,10 +58,6 @@ class AdaptiveMinibatch:
             raise ConfigurationError(f"noise: expected a ratio above 0, got {self.noise}")
         if self.smallest < 2:
             raise ConfigurationError(f"smallest: expected at least 2 examples, got {self.smallest}")
-        if self.largest is not None and self.largest < self.smallest:
-            raise ConfigurationError(
-                f"largest: expected at least smallest={self.smallest} examples or None, got {self.largest}"
-            )
         if not self.growth > 1:
             raise ConfigurationError(f"growth: expected a factor above 1, got {self.growth}")
         if not 0 <= self.memory < 1:
@@ -75,20 +69,19 @@ class MinibatchSize:
 
     Args:
         adaptive: how it follows the noise.
-        examples: how many there are.
-        first: the size of the first generation; ``None`` takes the smallest.
+        largest: the greatest size.
 
     Attributes:
         size: examples of the next generation.
     """
 
-    def __init__(self, adaptive: AdaptiveMinibatch, examples: int, first: int | None = None) -> None:
+    def __init__(self, adaptive: AdaptiveMinibatch, largest: int) -> None:
         self._adaptive = adaptive
-        self._largest = min(examples, adaptive.largest or examples)
-        self._smallest = min(adaptive.smallest, self._largest)
+        self._largest = largest
+        self._smallest = min(adaptive.smallest, largest)
         self._noise = 0.0  # running averages of σ² and τ²
         self._signal = 0.0
-        self.size = self._within(first or self._smallest)
+        self.size = self._smallest
 
     @property
     def noise_scale(self) -> float:

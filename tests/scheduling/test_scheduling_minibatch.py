@@ -30,34 +30,34 @@ def scores_of(members, examples, *, signal, noise, seed=0):
 
 @pytest.mark.parametrize("noise_scale", [4.0, 25.0])
 def test_the_noise_scale_is_the_examples_at_which_noise_and_signal_are_equal(noise_scale):
-    size = MinibatchSize(AdaptiveMinibatch(memory=0.9), 10_000, 64)
+    size = MinibatchSize(AdaptiveMinibatch(memory=0.9), 10_000)
     for seed in range(40):
         size.observe(scores_of(64, 64, signal=1.0, noise=math.sqrt(noise_scale), seed=seed), twins_of(64))
     assert size.noise_scale == pytest.approx(noise_scale, rel=0.2)
 
 
 def test_members_that_stand_alone_are_compared_with_the_population():
-    size = MinibatchSize(AdaptiveMinibatch(), 10_000, 64)
+    size = MinibatchSize(AdaptiveMinibatch(), 10_000)
     for seed in range(40):
         size.observe(scores_of(64, 64, signal=2.0, noise=3.0 * math.sqrt(2), seed=seed), None)
     assert size.noise_scale == pytest.approx(9.0, rel=0.25)
 
 
 def test_the_size_grows_with_noise_and_shrinks_with_signal_by_a_factor_at_a_time():
-    size = MinibatchSize(AdaptiveMinibatch(noise=0.5, smallest=8, largest=300, growth=2.0, memory=0.0), 1000, 50)
+    size = MinibatchSize(AdaptiveMinibatch(noise=0.5, smallest=8, growth=2.0, memory=0.0), 300)
     sizes = []
-    for seed in range(4):
+    for seed in range(6):
         size.observe(scores_of(32, size.size, signal=0.01, noise=1.0, seed=seed), twins_of(32))
         sizes.append(size.size)
-    assert sizes == [100, 200, 300, 300]
+    assert sizes == [16, 32, 64, 128, 256, 300]
     for seed in range(6):
         size.observe(scores_of(32, size.size, signal=10.0, noise=0.5, seed=seed), twins_of(32))
         sizes.append(size.size)
-    assert sizes[4:] == [150, 75, 38, 19, 10, 8]
+    assert sizes[6:] == [150, 75, 38, 19, 10, 8]
 
 
 def test_the_size_settles_where_the_ratio_is_the_asked_one():
-    size = MinibatchSize(AdaptiveMinibatch(noise=0.5, memory=0.9), 10_000, 16)
+    size = MinibatchSize(AdaptiveMinibatch(noise=0.5, memory=0.9), 10_000)
     for seed in range(60):
         size.observe(scores_of(64, size.size, signal=1.0, noise=3.0, seed=seed), twins_of(64))
     assert size.size == pytest.approx(9 / 0.25, rel=0.25)
@@ -65,7 +65,7 @@ def test_the_size_settles_where_the_ratio_is_the_asked_one():
 
 def test_failed_members_and_members_out_of_a_race_are_left_out():
     scores = scores_of(32, 64, signal=1.0, noise=2.0)
-    whole, part = (MinibatchSize(AdaptiveMinibatch(), 1000, 64) for _ in range(2))
+    whole, part = (MinibatchSize(AdaptiveMinibatch(smallest=64), 1000) for _ in range(2))
     whole.observe(scores[:, :20][torch.arange(32) % 16 != 3], twins_of(30))
     scores[3] = math.nan  # it failed, and its twin is alone
     scores[5:9, 20:] = math.nan  # these stopped after 20 examples
@@ -74,7 +74,7 @@ def test_failed_members_and_members_out_of_a_race_are_left_out():
 
 
 def test_what_says_nothing_changes_nothing():
-    size = MinibatchSize(AdaptiveMinibatch(), 1000, 64)
+    size = MinibatchSize(AdaptiveMinibatch(smallest=64), 1000)
     for scores in (torch.zeros(8, 64), torch.full((8, 64), math.nan), torch.zeros(8, 1)):
         size.observe(scores, twins_of(8))
     assert size.size == 64
@@ -86,7 +86,6 @@ def test_what_says_nothing_changes_nothing():
         {"noise": 0.0},
         {"noise": math.inf},
         {"smallest": 1},
-        {"largest": 8, "smallest": 9},
         {"growth": 1.0},
         {"memory": 1.0},
     ],
@@ -110,7 +109,7 @@ def test_an_epoch_gives_every_example_at_most_once():
 
 def test_minibatches_go_on_where_they_were():
     def fresh():
-        return Minibatches(50, 10, AdaptiveMinibatch(smallest=4), seed=3)
+        return Minibatches(50, 40, AdaptiveMinibatch(smallest=4), seed=3)
 
     first = fresh()
     for index in range(9):
