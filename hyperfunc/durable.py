@@ -7,7 +7,7 @@ minibatches follow from them. Knows the journal and the loop's state; nothing of
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hyperfunc.budget import Budget
 from hyperfunc.errors import ConfigurationError
-from hyperfunc.journal import Fingerprint, Journal, ResumePoint, RunHandle
+from hyperfunc.journal import CandidateRecord, Fingerprint, Journal, ResumePoint, RunHandle, ScoreRecord
 from hyperfunc.parameters.theta import Theta
 from hyperfunc.scope import UsageLedger
 from hyperfunc.usage import Usage
@@ -60,6 +60,13 @@ class DurableRun:
         self.point = point
         self._budget = budget
         self._counted: dict[str, Usage] = {}
+        self._candidates: dict[str, tuple[str, int]] = {}
+
+    @property
+    def initial_theta(self) -> Theta | None:
+        """The θ that the run began with, where an earlier part of it is taken up."""
+        history = () if self.point is None else self.point.history
+        return next((self.journal.load_theta(r.theta) for r in history if r.number == 0 and r.theta), None)
 
     async def keep(
         self,
@@ -84,6 +91,36 @@ class DurableRun:
             budget=None if self._budget is None else self._budget.state(),
         )
         self._counted = spent
+
+    async def keep_candidates(self, pool: Iterable[Any], generation: int, validation: Collection[str]) -> None:
+        """Keep the proposals of ``pool`` that are new or have other scores than when they were kept last.
+
+        Args:
+            validation: ids of the examples that proposals are accepted on.
+        """
+        for candidate in pool:
+            facts = candidate.to_dict()
+            key, state = str(facts["id"]), (facts["verdict"], len(facts["scores"]))
+            if self._candidates.get(key) == state:
+                continue
+            self._candidates[key] = state
+            record = CandidateRecord(
+                key,
+                generation,
+                tuple(map(str, facts["parents"])),
+                facts["proposer"],
+                facts["verdict"],
+                facts["reason"],
+                facts["texts"],
+                usage=Usage.from_dict(facts["cost"]),
+                detail=facts["evidence"],
+            )
+            await self.journal.record_candidate(self.handle, record)
+            scores = [
+                ScoreRecord(key, name, score, "validation" if name.partition("#")[0] in validation else "train")
+                for name, score in facts["scores"].items()
+            ]
+            await self.journal.record_scores(self.handle, scores)
 
     async def finish(self, reason: str, theta: Theta, score: float) -> None:
         """The run has ended with ``theta``."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperfunc.errors import MissingDependencyError
+from hyperfunc.export import ParetoPoint, diff_texts, export_result, pareto_front
 from hyperfunc.parameters.theta import Theta
 from hyperfunc.usage import Usage
 
@@ -19,16 +20,19 @@ __all__ = ["Generation", "History", "OptimizeResult"]
 
 @dataclass(frozen=True)
 class Generation:
-    """One generation in numbers.
+    """One step of a run in numbers: a generation of tensors, or one proposal of texts.
 
     Attributes:
         index: 0 for the first.
-        best, mean, worst: fitness over the members that have one; NaN if none has.
+        best, mean, worst: fitness over the members that have one; NaN if none has. Of a proposal, its mean score on the
+            validation examples; NaN if it did not come so far.
         center: fitness of the centre on the selection data, where it was evaluated, else NaN.
         sigma: step size in latent units.
         dropped: members without fitness (a run or the metric raised), twins not counted.
         evaluations: (member, example) runs so far.
         seconds: wall-clock time since the run began.
+        kind: ``"tensors"`` or ``"texts"``: what the step tried to improve.
+        accepted: whether a proposal was accepted.
     """
 
     index: int
@@ -40,9 +44,15 @@ class Generation:
     dropped: int
     evaluations: int
     seconds: float
+    kind: str = "tensors"
+    accepted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def numbers(self) -> dict[str, float]:
+        """The attributes that are numbers, for what draws curves."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("kind", "accepted")}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Generation:
@@ -93,15 +103,20 @@ class History:
             raise MissingDependencyError("matplotlib", "plot") from error
         figure = Figure(figsize=(7.0, 4.0), dpi=120, layout="constrained")
         axes = figure.subplots()
-        steps = self.column("index")
-        axes.fill_between(steps, self.column("worst"), self.column("best"), alpha=0.15, linewidth=0, label="population")
-        axes.plot(steps, self.column("mean"), linewidth=1.2, label="population mean")
-        center = [(s, c) for s, c in zip(steps, self.column("center"), strict=True) if not math.isnan(c)]
+        tensors = History([g for g in self if g.kind == "tensors"])
+        steps = tensors.column("index")
+        axes.fill_between(
+            steps, tensors.column("worst"), tensors.column("best"), alpha=0.15, linewidth=0, label="population"
+        )
+        axes.plot(steps, tensors.column("mean"), linewidth=1.2, label="population mean")
+        for n, g in enumerate(g for g in self if g.accepted):
+            axes.axvline(g.index, color="tab:green", alpha=0.6, linewidth=1.0, label="" if n else "text accepted")
+        center = [(g.index, g.center) for g in self if not math.isnan(g.center)]
         if center:
             axes.plot(*zip(*center, strict=True), linewidth=1.8, label="centre (selection data)")
         axes.set(xlabel="generation", ylabel=ylabel, title=title)
         sigma_axes = axes.twinx()
-        sigma_axes.plot(steps, self.column("sigma"), linestyle=":", color="grey", linewidth=1.0, label="σ")
+        sigma_axes.plot(steps, tensors.column("sigma"), linestyle=":", color="grey", linewidth=1.0, label="σ")
         sigma_axes.set_ylabel("σ")
         lines = [*axes.get_legend_handles_labels()[0], *sigma_axes.get_legend_handles_labels()[0]]
         names = [*axes.get_legend_handles_labels()[1], *sigma_axes.get_legend_handles_labels()[1]]
@@ -123,7 +138,7 @@ class OptimizeResult:
         initial_fitness: the fitness of the θ that the run began with, on the same data.
         history: every generation.
         finish_reason: ``"completed"``, ``"target"``, ``"patience"``, ``"callback"``, ``"budget:<limit>"``,
-            ``"nothing to optimize"``, ``"all members failed"``.
+            ``"nothing to optimize"``, ``"no headroom"``, ``"all members failed"``.
         execution: ``"lifted"``, ``"gathered"`` or ``"sequential"``, and in ``reason`` why.
         notes: what else was noticed: operations that materialised a weight, components that appeared too late, …
         errors: examples of what runs raised, at most ten.
@@ -132,6 +147,8 @@ class OptimizeResult:
         seconds: wall-clock time.
         usage: tokens and money.
         block_size: members per block, part of what makes the run reproducible.
+        initial_theta: the θ that the run began with.
+        texts: what the prompt optimizer found, with every candidate in its ``pool``; ``None`` where none was at work.
     """
 
     theta: Theta
@@ -148,6 +165,25 @@ class OptimizeResult:
     seconds: float = 0.0
     usage: Usage = field(default_factory=Usage)
     block_size: int = 0
+    initial_theta: Theta = field(default_factory=Theta)
+    texts: Any = None
+
+    def diff(self) -> str:
+        """What changed in the texts, as a unified diff; ``""`` if nothing did."""
+        return diff_texts(self.initial_theta.texts, self.theta.texts)
+
+    def pareto(self, cost: str = "usd") -> list[ParetoPoint]:
+        """The candidates that are not beaten in both score and cost of a run, the cheapest first.
+
+        Args:
+            cost: ``"usd"``, ``"tokens"``, ``"calls"`` or ``"seconds"`` of one run of the program, as it would be
+                without a call store.
+        """
+        return pareto_front([] if self.texts is None else self.texts.pool, cost)
+
+    def export(self, folder: str | Path) -> Path:
+        """Write what was found for production; see :func:`hyperfunc.export.export_result`."""
+        return export_result(self, folder)
 
     @property
     def improved(self) -> bool:

@@ -75,6 +75,7 @@ class RunScope:
         example: index or id of the example being run, if any.
         repeat: how manieth run of the same example this is; part of the key of a paid call.
         evaluating: inside evaluate or optimize (streaming is off, no default θ).
+        replaying: what happens here happened before, in a run that is being resumed; it is not reported again.
     """
 
     budget: BudgetLike | None = None
@@ -84,6 +85,7 @@ class RunScope:
     example: int | str | None = None
     repeat: int = 0
     evaluating: bool = False
+    replaying: bool = False
 
 
 _NOWHERE = RunScope()

@@ -250,11 +250,14 @@ class HyperSystem:
         journal: Journal | str | Path | None = None,
         checkpoint_every: int = 1,
         budget: Budget | None = None,
+        schedule: str = "joint",
+        pretest: bool = True,
     ) -> OptimizeResult:
         """Improve the trainable parameters; the best θ on ``val_data`` (else ``train_data``) becomes the current one.
 
-        Texts first, by ``prompt_optimizer`` where one is set and the system has texts; then tensors, by
-        ``system_optimizer`` (by default :class:`~hyperfunc.evolution.hybrid.ESHybridSystemOptimizer`).
+        Tensors by ``system_optimizer`` (by default :class:`~hyperfunc.evolution.hybrid.ESHybridSystemOptimizer`), and
+        texts by ``prompt_optimizer`` where one is set: in one run, against one metric, under one budget. With texts,
+        what is adopted is judged on ``val_data`` or on examples that the prompt optimizer holds out.
 
         Args:
             metric_fn: ``(predictions, expected) -> float``, a scorer, or a registered scorer's name; higher is better.
@@ -270,6 +273,11 @@ class HyperSystem:
             journal: a journal or its path (default: ``.hyperfunc/journal.db``).
             checkpoint_every: generations between two records of the whole state.
             budget: ceilings; when one is reached the run ends with its best θ and ``finish_reason="budget:…"``.
+            schedule: how steps are shared out where there are tensors and texts: ``"joint"`` (to what gains most per
+                cost of late), ``"alternate"`` (in turn, at equal cost), ``"tensors then texts"``, ``"texts then
+                tensors"`` (the first may use half of the budget).
+            pretest: with texts, first spend at most 5 % of the budget to see whether anything could be gained; if not,
+                the run ends with ``finish_reason="no headroom"`` and the reason.
 
         Raises:
             EvaluationError: no examples, or no run of the first generation succeeded.
@@ -292,6 +300,8 @@ class HyperSystem:
             journal=journal,
             checkpoint_every=checkpoint_every,
             budget=budget,
+            schedule=schedule,
+            pretest=pretest,
         )
         return await optimize_system(self, train_data, metric_fn, val_data, arguments, feedback_fn)
 
@@ -475,8 +485,8 @@ class HyperSystem:
         save_theta(self.theta, path)
 
     def load(self, path: str | Path) -> None:
-        """Load what :meth:`save` wrote; a part of θ is fine, unknown names are an error."""
-        self.set_theta(load_theta(path))
+        """Load what :meth:`save` or a result's ``export`` wrote; a part of θ is fine, unknown names are an error."""
+        self.set_theta(load_theta(Path(path) / "theta" if Path(path).is_dir() else path))
 
     def register_hyperfunction(
         self, hf: HyperFunction[..., Any], hp_init: Tensor | None = None, *, name: str | None = None

@@ -22,6 +22,9 @@ __all__ = ["Call", "CallListener", "Edge", "Tape", "add_usage", "current_call", 
 _MINIMUM_CONTAINED = 8  # characters; shorter strings are contained in others by chance
 
 
+_NOTHING = Usage()
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """One call of a hyperfunction.
@@ -35,6 +38,7 @@ class Call:
         parent: id of the call inside which this one was made.
         start, end: seconds of ``time.perf_counter``; ``end`` is ``None`` while running.
         usage: tokens and money, summed over attempts.
+        replayed: what replies from a call store cost when they were paid for; here they were free.
         attempts: how often the function body was started.
         suspended: it really waited for something (I/O, a lock, a sleep) at least once.
         metadata: free for plugins (model name, finish reason, …).
@@ -50,6 +54,7 @@ class Call:
     start: float = 0.0
     end: float | None = None
     usage: Usage = field(default_factory=Usage)
+    replayed: Usage = _NOTHING
     attempts: int = 1
     suspended: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -101,7 +106,13 @@ class Tape:
 
     @property
     def usage(self) -> Usage:
+        """What all calls used."""
         return sum((c.usage for c in self.calls), Usage())
+
+    @property
+    def worth(self) -> Usage:
+        """What all calls would use without a call store: what a run of the program costs in production."""
+        return sum((c.usage + c.replayed for c in self.calls), Usage())
 
     def begin(self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], parent: Call | None) -> Call:
         call = Call(
@@ -207,11 +218,17 @@ def current_call() -> Call | None:
     return _call.get()
 
 
-def add_usage(usage: Usage, **metadata: Any) -> None:
-    """Add to the usage (and metadata) of the call being recorded; does nothing when none is."""
+def add_usage(usage: Usage, *, replayed: Usage | None = None, **metadata: Any) -> None:
+    """Add to the usage (and metadata) of the call being recorded; does nothing when none is.
+
+    Args:
+        replayed: what a reply from a call store cost when it was paid for.
+    """
     call = _call.get()
     if call is not None:
         call.usage = call.usage + usage
+        if replayed is not None:
+            call.replayed = call.replayed + replayed
         call.metadata.update(metadata)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from hyperfunc.budget import Budget
+from hyperfunc.calls import MemoryCallStore
 from hyperfunc.durable import DurableRun, RunIdentity, open_durable_run, open_journal
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, NoOpSystemOptimizer
@@ -20,8 +21,12 @@ from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.fitness import Fitness, MemberFitness, Metric
 from hyperfunc.history import History, OptimizeResult
 from hyperfunc.journal import Journal, fingerprint_data, fingerprint_program
-from hyperfunc.optimization.loop import optimize_tensors
+from hyperfunc.optimization.loop import OptimizationRun
+from hyperfunc.optimization.members import MemberEvaluation
 from hyperfunc.optimization.options import Callback, LoopOptions, TensorOptimizer
+from hyperfunc.optimization.progress import RunProgress
+from hyperfunc.optimization.tensors import TensorSearch
+from hyperfunc.optimization.texts import TextLearning, TextOptimizer
 from hyperfunc.parameters.theta import Theta, ThetaValue
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.program import Program
@@ -82,6 +87,8 @@ class OptimizeArguments:
     journal: Journal | str | Path | None = None
     checkpoint_every: int = 1
     budget: Budget | None = None
+    schedule: str = "joint"
+    pretest: bool = True
 
     @property
     def is_durable(self) -> bool:
@@ -98,6 +105,8 @@ class OptimizeArguments:
             callbacks=self.callbacks,
             run=self.run or "run",
             checkpoint_every=self.checkpoint_every,
+            schedule=self.schedule,
+            pretest=self.pretest,
         )
 
 
@@ -174,14 +183,16 @@ async def optimize_system(
     arguments: OptimizeArguments,
     feedback_fn: Any = None,
 ) -> OptimizeResult:
-    """Texts first, by the prompt optimizer where one is set and there are texts; then tensors."""
+    """Texts and tensors together where the prompt optimizer can be taken a step at a time; else texts first."""
     train = as_examples(train_data)
-    if system.prompt_optimizer is not None:
+    prompts = system.prompt_optimizer
+    if prompts is not None and not isinstance(prompts, TextOptimizer):
         with enter_scope(budget=arguments.budget, evaluating=True):
             await discover(system, train)
             if any(entry.text.trainable for entry in system.registry.text_entries()):
                 extra = {} if feedback_fn is None else {"feedback_fn": feedback_fn}
-                await system.prompt_optimizer.optimize(system, train, metric, **extra)
+                await prompts.optimize(system, train, metric, **extra)
+        prompts = None
     optimizer: Any = system.system_optimizer if system.system_optimizer is not None else ESHybridSystemOptimizer()
     if isinstance(optimizer, str):
         optimizer = NamedStrategy(optimizer)
@@ -189,7 +200,7 @@ async def optimize_system(
         await discover(system, train)
         await optimizer.optimize(system, train_data, metric)
         return OptimizeResult(system.theta, math.nan, math.nan, History(), "completed")
-    return await optimize_system_tensors(system, train, metric, val_data, optimizer, arguments)
+    return await _optimize(system, train, metric, val_data, optimizer, prompts, arguments, feedback_fn)
 
 
 async def optimize_system_tensors(
@@ -201,45 +212,88 @@ async def optimize_system_tensors(
     arguments: OptimizeArguments,
 ) -> OptimizeResult:
     """Improve the tensors that ``arguments`` select; the best θ becomes the system's current one."""
-    train = as_examples(train_data)
-    validation = None if val_data is None else as_examples(val_data)
+    return await _optimize(system, as_examples(train_data), metric, val_data, optimizer, None, arguments, None)
+
+
+async def _optimize(
+    system: TrainableSystem,
+    train: Sequence[Example],
+    metric: Metric,
+    val_data: Sequence[Example] | None,
+    optimizer: Any,
+    prompts: TextOptimizer | None,
+    arguments: OptimizeArguments,
+    feedback_fn: Any,
+) -> OptimizeResult:
+    """One run over the tensors that ``optimizer`` and ``arguments`` select and the texts that ``prompts`` may learn."""
+    validation: Sequence[Example] | None = None if val_data is None else as_examples(val_data)
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(open_journal(arguments.journal)) if arguments.is_durable else None
-        store = current_scope().store if journal is None else journal.call_store()
-        with enter_scope(budget=arguments.budget, store=store, evaluating=True):  # the first run may cost something
-            traced = await discover(system, train)
+        # What is upstream of tensors is asked for by every member with the same content: it is paid for once.
+        store = current_scope().store or MemoryCallStore() if journal is None else journal.call_store()
+        # The first run may cost something, and so may all that comes before the first step.
+        stack.enter_context(enter_scope(budget=arguments.budget, store=store, evaluating=True))
+        traced = await discover(system, train)
         entries = select_entries(system.registry.tensor_entries(), only=arguments.only, freeze=arguments.freeze)
-        if isinstance(optimizer, NoOpSystemOptimizer) or not entries:
-            why = "the optimizer is a no-op" if entries else _why_nothing(system.registry, arguments)
+        if isinstance(optimizer, NoOpSystemOptimizer):
+            entries = []
+        if prompts is not None and not any(entry.text.trainable for entry in system.registry.text_entries()):
+            prompts = None
+        if not entries and prompts is None:
+            no_op = isinstance(optimizer, NoOpSystemOptimizer)
+            why = "the optimizer is a no-op" if no_op else _why_nothing(system.registry, arguments)
             return OptimizeResult(system.theta, math.nan, math.nan, History(), "nothing to optimize", reason=why)
         group = parameter_group(entries)
-        steps = arguments.steps if arguments.steps is not None else optimizer.steps
-        options = arguments.loop_options(has_validation=validation is not None, seed=getattr(optimizer, "seed", None))
+        steps = 0 if not entries else arguments.steps if arguments.steps is not None else optimizer.steps
+        options = arguments.loop_options(
+            has_validation=validation is not None or prompts is not None, seed=getattr(optimizer, "seed", None)
+        )
         durable = None
         if journal is not None:
-            identity = _identity(system, group, train, validation, metric, optimizer, options, steps, arguments.run)
+            identity = _identity(
+                system, group, train, validation, metric, optimizer, prompts, options, steps, arguments.run
+            )
             durable = await stack.enter_async_context(
                 open_durable_run(journal, identity, resume=arguments.resume, budget=arguments.budget)
             )
             if durable.point is None:
                 await _record_trace(system, durable, traced, train, budget=arguments.budget)
+            elif durable.initial_theta is not None:
+                system.set_theta(durable.initial_theta)
+        initial = system.theta
+        texts = None
+        if prompts is not None:
+            search = await prompts.start(system, train, metric, feedback_fn, val_data=validation)
+            texts = TextLearning(system, initial, search)
+            train, validation = search.train, search.validation
         settings = resolve_settings(arguments.settings, system.settings)
         known = set(system.registry.all_components())
-        runner = stack.enter_context(PopulationRunner(system.program(None, arguments.settings), settings))
-        result = await optimize_tensors(
-            runner,
-            optimizer.build(group),
-            group,
+        progress = RunProgress(initial)
+        evaluation = tensors = None
+        if entries:
+            runner = stack.enter_context(PopulationRunner(system.program(None, arguments.settings), settings))
+            evaluation = MemberEvaluation(
+                runner, metric, train, validation, minibatch=options.minibatch, seed=options.seed
+            )
+            tensors = TensorSearch(optimizer.build(group), group, evaluation, progress, seed=options.seed)
+        run = OptimizationRun(
+            progress,
+            evaluation,
+            tensors,
+            texts,
             steps,
-            train,
-            metric,
-            validation,
             options=options,
             settings=settings,
             budget=arguments.budget,
             durable=durable,
         )
-    system.set_theta({name: result.theta[name] for name in group.names})
+        try:
+            result = await run.optimize()
+        except BaseException:
+            system.set_theta(initial)  # a run that fails leaves the system as it was
+            raise
+    moved = {*group.names, *([] if texts is None else texts.search.texts)}
+    system.set_theta(initial.replace({name: result.theta[name] for name in moved}))
     late = sorted(set(system.registry.all_components()) - known)
     if late:
         note = f"first called during the run and therefore not optimized: {', '.join(late)}; register them before"
@@ -274,6 +328,7 @@ def _identity(
     validation: Sequence[Example] | None,
     metric: Metric,
     optimizer: Any,
+    prompts: TextOptimizer | None,
     options: LoopOptions,
     steps: int,
     name: str | None,
@@ -292,6 +347,8 @@ def _identity(
         "optimizer": fingerprint_program(_without_steps(optimizer)).hash,
         "metric": metric if isinstance(metric, str) else fingerprint_program(metric).hash,
     }
+    if prompts is not None:
+        config |= {"prompt_optimizer": fingerprint_program(prompts).hash, "schedule": options.schedule}
     not_the_program = ["system_optimizer", "prompt_optimizer", "settings", "memory", "_registry"]
     return RunIdentity(
         name,

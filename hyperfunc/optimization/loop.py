@@ -1,6 +1,6 @@
 """The loop of a run: step after step, what is adopted, kept and reported, and when it ends.
 
-θ, the strategy's state and the number of steps are all there is to a run; everything else follows from them.
+θ, the strategy's state and the steps made are all there is to a run; everything else follows from them.
 """
 
 from __future__ import annotations
@@ -8,155 +8,228 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from hyperfunc.budget import Budget
 from hyperfunc.durable import DurableRun
-from hyperfunc.errors import BudgetExceededError
-from hyperfunc.evaluation.example import Example
-from hyperfunc.evolution.base import Strategy
-from hyperfunc.evolution.space import ParameterGroup
-from hyperfunc.fitness import MemberFitness, Metric
+from hyperfunc.errors import BudgetExceededError, ConfigurationError, ResumeError
 from hyperfunc.history import Generation, OptimizeResult
 from hyperfunc.observability.spans import span
 from hyperfunc.optimization.members import MemberEvaluation
 from hyperfunc.optimization.options import GenerationView, LoopOptions
 from hyperfunc.optimization.progress import RunProgress
+from hyperfunc.optimization.schedule import Kind, find_schedule
 from hyperfunc.optimization.tensors import AllMembersFailedError, TensorSearch
+from hyperfunc.optimization.texts import TextLearning
+from hyperfunc.parameters.theta import Theta
 from hyperfunc.plugins import current_plugins
-from hyperfunc.population.evaluate import PopulationRunner
 from hyperfunc.population.factored_report import collect_materialisations
 from hyperfunc.progress import ProgressBar
 from hyperfunc.scope import RunScope, UsageLedger, current_scope, enter_scope
 from hyperfunc.settings import Settings
+from hyperfunc.usage import Usage
 
-__all__ = ["optimize_tensors"]
+__all__ = ["OptimizationRun"]
+
+_PRETEST_SHARE = 0.05
 
 
-async def optimize_tensors(
-    runner: PopulationRunner,
-    strategy: Strategy[Any],
-    group: ParameterGroup,
-    steps: int,
-    train: Sequence[Example],
-    metric: Metric,
-    validation: Sequence[Example] | None = None,
-    *,
-    options: LoopOptions,
-    settings: Settings,
-    budget: Budget | None = None,
-    durable: DurableRun | None = None,
-) -> OptimizeResult:
-    """Improve the tensors of ``group``, starting from the program's θ.
-
-    The best centre on the selection data (``validation``, else the training examples) is what the result holds.
+class OptimizationRun:
+    """One run, from its first step to its last.
 
     Args:
+        progress: the run's numbers, with the θ that it begins with.
+        evaluation: gives fitness to tensors; ``None`` where only texts are improved.
+        tensors, texts: what is improved; one of them may be ``None``.
+        steps: most generations of tensors.
+        options: when to end, what to tell.
+        settings: for the progress bar.
         budget: evaluations and paid calls are reserved there; when it is spent the run ends with its best θ.
-        durable: where the state is kept after every generation, and whence an earlier one is taken up.
-
-    Raises:
-        EvaluationError: no examples, a broken metric, or every run of the first generation raised.
+        durable: where the state is kept, and whence an earlier one is taken up.
     """
-    ledger = current_scope().ledger or UsageLedger()
-    evaluation = MemberEvaluation(runner, metric, train, validation, minibatch=options.minibatch, seed=options.seed)
-    search = TensorSearch(strategy, group, evaluation, RunProgress(runner.program.theta), seed=options.seed)
-    loop = _Loop(search, options, durable, ledger)
-    store = current_scope().store if durable is None else durable.journal.call_store(durable.handle)
-    plugins = current_plugins()
-    configuration = {"strategy": strategy.name, "population_size": strategy.population_size, "steps": steps}
-    plugins.emit("run_started", run=options.run, configuration=configuration)
-    reason = "error"
-    try:
-        with (
-            enter_scope(RunScope(budget, store, ledger, seed=options.seed, evaluating=True)),
-            collect_materialisations() as materialised,
-            ProgressBar(steps, settings.progress) as bar,
-            span("run", options.run, **configuration),
-        ):
-            reason = await loop.run(steps, bar)
-    except asyncio.CancelledError:
-        reason = "cancelled"
-        raise
-    finally:
-        progress = loop.progress
-        if durable is not None:
-            await durable.finish(reason, progress.best_theta, progress.best_fitness)
-        summary: dict[str, Any] = {"best_fitness": progress.best_fitness, "generations": len(progress.history)}
-        summary |= {"evaluations": progress.evaluations, "seconds": loop.seconds, "usage": ledger.total.to_dict()}
-        plugins.emit("run_ended", run=options.run, finish_reason=reason, summary=summary)
-    notes = [*runner.notes, *(f"materialised for {o}" for o in materialised.operations)]
-    return OptimizeResult(
-        theta=progress.best_theta,
-        best_fitness=progress.best_fitness,
-        initial_fitness=progress.initial_fitness,
-        history=progress.history,
-        finish_reason=reason,
-        execution=runner.execution,
-        reason=runner.reason,
-        notes=tuple(notes),
-        errors=tuple(progress.errors),
-        dropped=progress.dropped,
-        evaluations=progress.evaluations,
-        seconds=loop.seconds,
-        usage=ledger.total,
-        block_size=strategy.block_size,
-    )
-
-
-class _Loop:
-    """One run, from the first generation to the last."""
 
     def __init__(
-        self, search: TensorSearch, options: LoopOptions, durable: DurableRun | None, ledger: UsageLedger
+        self,
+        progress: RunProgress,
+        evaluation: MemberEvaluation | None,
+        tensors: TensorSearch | None,
+        texts: TextLearning | None,
+        steps: int,
+        *,
+        options: LoopOptions,
+        settings: Settings,
+        budget: Budget | None = None,
+        durable: DurableRun | None = None,
     ) -> None:
-        self.search = search
-        self.progress = search.progress
+        self.progress = progress
+        self.evaluation = evaluation
+        self.tensors = tensors
+        self.texts = texts
+        self.steps = steps
         self.options = options
+        self.settings = settings
+        self.budget = budget
         self.durable = durable
-        self.ledger = ledger
-        self.started = time.perf_counter()
-        self._restore()
+        self.ledger = current_scope().ledger or UsageLedger()
+        self.notes: list[str] = []
+        self._initial_theta = progress.best_theta
+        self._schedule = find_schedule(options.schedule)
+        self._started = time.perf_counter()
+        self._kept: int | None = None
+        self._why = ""
 
     @property
     def seconds(self) -> float:
-        return time.perf_counter() - self.started
+        return time.perf_counter() - self._started
 
-    async def run(self, steps: int, bar: ProgressBar) -> str:
-        """All generations; returns the finish reason."""
-        search = self.search
-        if self.durable is not None and self.durable.point is None:
-            await self._keep()
-        while search.completed < steps:
-            index = search.completed
-            with span("generation", f"generation {index}") as traced:
-                try:
-                    fitness = await search.step()
-                except BudgetExceededError as spent:
-                    return f"budget:{spent.limit}"
-                except AllMembersFailedError:
-                    if index == 0:
-                        raise
-                    return "all members failed"
-                await self._finish_generation(index, steps, fitness, bar)
-                if traced is not None:
-                    traced.set(**self.progress.history[-1].to_dict())
-            stop = self._stop_reason() or await self._ask_callbacks()
-            if stop:
-                return stop
-        return "completed"
+    @property
+    def completed(self) -> int:
+        """Steps so far, of both kinds."""
+        return len(self.progress.history)
 
-    async def _finish_generation(self, index: int, steps: int, fitness: MemberFitness, bar: ProgressBar) -> None:
-        search = self.search
-        if index == 0:  # only now is it known how to run
+    async def optimize(self) -> OptimizeResult:
+        """Make all steps; see :class:`OptimizeResult`.
+
+        Raises:
+            EvaluationError: a broken metric, or every run of the first generation raised.
+            ResumeError: the steps of an earlier run came out otherwise when they were repeated from its journal.
+        """
+        plugins, options = current_plugins(), self.options
+        store = current_scope().store if self.durable is None else self.durable.journal.call_store(self.durable.handle)
+        scope = RunScope(self.budget, store, self.ledger, seed=options.seed, evaluating=True)
+        await self._restore(scope)
+        configuration = self._configuration()
+        plugins.emit("run_started", run=options.run, configuration=configuration)
+        reason = "error"
+        total = (self.steps if self.tensors else 0) + (self.texts.search.most_steps if self.texts else 0)
+        try:
+            with (
+                enter_scope(scope),
+                collect_materialisations() as materialised,
+                ProgressBar(total, self.settings.progress) as bar,
+                span("run", options.run, **configuration),
+            ):
+                reason = await self._run(bar)
+        except asyncio.CancelledError:
+            reason = "cancelled"
+            raise
+        finally:
+            progress = self.progress
+            if self.durable is not None:
+                await self.durable.finish(reason, progress.best_theta, progress.best_fitness)
+            summary: dict[str, Any] = {"best_fitness": progress.best_fitness, "generations": self.completed}
+            summary |= {"evaluations": progress.evaluations, "seconds": self.seconds}
+            plugins.emit(
+                "run_ended",
+                run=options.run,
+                finish_reason=reason,
+                summary={**summary, "usage": self.ledger.total.to_dict()},
+            )
+        return self._result(reason, [f"materialised for {name}" for name in materialised.operations])
+
+    def _configuration(self) -> dict[str, Any]:
+        configuration: dict[str, Any] = {}
+        if self.tensors is not None:
+            strategy = self.tensors.strategy
+            configuration |= {"strategy": strategy.name, "population_size": strategy.population_size}
+            configuration["steps"] = self.steps
+        if self.texts is not None:
+            configuration |= {"schedule": self.options.schedule, "proposals": self.texts.search.most_steps}
+        return configuration
+
+    def _result(self, reason: str, notes: list[str]) -> OptimizeResult:
+        progress, runner = self.progress, None if self.evaluation is None else self.evaluation.runner
+        return OptimizeResult(
+            theta=progress.best_theta,
+            best_fitness=progress.best_fitness,
+            initial_fitness=progress.initial_fitness,
+            history=progress.history,
+            finish_reason=reason,
+            execution="" if runner is None else runner.execution,
+            reason=self._why or ("" if runner is None else runner.reason),
+            notes=(*([] if runner is None else runner.notes), *notes, *self.notes),
+            errors=tuple(progress.errors),
+            dropped=progress.dropped,
+            evaluations=progress.evaluations,
+            seconds=self.seconds,
+            usage=self.ledger.total,
+            block_size=0 if self.tensors is None else self.tensors.strategy.block_size,
+            initial_theta=self._initial_theta,
+            texts=None if self.texts is None else self.texts.search.result(),
+        )
+
+    # --- steps ---------------------------------------------------------------------------------------------------
+
+    async def _run(self, bar: ProgressBar) -> str:
+        """All steps; returns the finish reason."""
+        try:
+            if self.durable is not None and self.durable.point is None:
+                await self._keep()
+            if self.texts is not None and not self.completed:
+                await self._begin_with_texts(self.texts)
+                if self._why and not self._open_kinds():
+                    return "no headroom"
+            while open_kinds := self._open_kinds():
+                index, kind = self.completed, self._schedule(self.progress.accounts, open_kinds)
+                if kind is None:
+                    break
+                with span("generation", f"generation {index}") as traced:
+                    done = await self._step(kind, index)
+                    if done is None:
+                        continue
+                    await self._finish_step(done, bar)
+                    if traced is not None:
+                        traced.set(**done.numbers())
+                stop = self._stop_reason() or await self._ask_callbacks()
+                if stop:
+                    return stop
+        except BudgetExceededError as spent:
+            return f"budget:{spent.limit}"
+        except AllMembersFailedError:
+            if self.tensors is None or self.tensors.completed == 0:
+                raise
+            return "all members failed"
+        spent_by_texts = "" if self.texts is None else self.texts.search.finish_reason
+        return spent_by_texts if spent_by_texts.startswith("budget:") else "completed"
+
+    def _open_kinds(self) -> list[Kind]:
+        """What another step can be made of."""
+        kinds: list[Kind] = []
+        patience = self.options.patience
+        stuck = patience is not None and self.progress.without_improvement >= patience
+        if self.tensors is not None and self.tensors.completed < self.steps and not (stuck and self.texts is not None):
+            kinds.append("tensors")
+        if self.texts is not None and not self.texts.search.finish_reason:
+            kinds.append("texts")
+        return kinds
+
+    async def _step(self, kind: Kind, index: int) -> Generation | None:
+        """One step of ``kind``, entered into its account; ``None`` if it turned out that there is none."""
+        before, spent = self.progress.best_fitness, self._spent()
+        if kind == "texts":
+            assert self.texts is not None
+            done, most = await self._text_step(self.texts, index), self.texts.search.most_steps
+        else:
+            assert self.tensors is not None
+            done, most = await self._tensor_step(self.tensors, index), self.steps
+        after = self.progress.best_fitness
+        gain = after - before if math.isfinite(before) and math.isfinite(after) else 0.0
+        self.progress.accounts[kind].book(gain, self._share_since(spent), least=1 / max(1, most))
+        return done
+
+    async def _tensor_step(self, search: TensorSearch, index: int) -> Generation:
+        fitness = await search.step()
+        if search.completed == 1 and self.texts is None:  # only now is it known how to run
             await search.select(search.initial)
-        due = (index + 1) % self.options.validate_every == 0 or index + 1 == steps
+        count = search.completed
+        due = count % self.options.validate_every == 0 or count == self.steps
         selected = await search.select() if due else math.nan
         finite = fitness.values[torch.isfinite(fitness.values)]
-        generation = Generation(
+        return Generation(
             index=index,
             best=float(finite.max()),
             mean=float(finite.mean()),
@@ -167,50 +240,110 @@ class _Loop:
             evaluations=self.progress.evaluations,
             seconds=self.seconds,
         )
-        self.progress.history.generations.append(generation)
-        bar.update(generation)
-        if self.durable is not None and ((index + 1) % self.options.checkpoint_every == 0 or index + 1 == steps):
-            await self._keep()
-        current_plugins().emit(
-            "generation_finished", run=self.options.run, generation=index, record=generation.to_dict()
+
+    async def _text_step(self, learning: TextLearning, index: int) -> Generation | None:
+        if self.durable is not None and self._kept != index:
+            await self._keep()  # a resumed run repeats this step from the θ that it began with
+        progress, search = self.progress, learning.search
+        done = await learning.step(progress.best_theta)
+        if done is None:
+            return None
+        progress.evaluations += done.usage.evaluations
+        if done.accepted:
+            await self._adopt_texts(search.texts, search.fitness)
+        elif self.evaluation is None and math.isnan(progress.initial_fitness):
+            progress.initial_fitness = progress.best_fitness = search.seed_fitness
+        return Generation(
+            index=index,
+            best=done.fitness,
+            mean=done.fitness,
+            worst=done.fitness,
+            center=progress.best_fitness,
+            sigma=math.nan,
+            dropped=0,
+            evaluations=progress.evaluations,
+            seconds=self.seconds,
+            kind="texts",
+            accepted=done.accepted,
         )
 
-    async def _keep(self) -> None:
-        """Record everything that the next generation depends on."""
-        assert self.durable is not None
-        tensors, state = self.search.dump()
-        runner = self.search.evaluation.runner
-        meta = {"state": state, "loop": self.progress.to_json(), "runner": runner.decision()}
-        latest = self.progress.history[-1].to_dict() if len(self.progress.history) else {}
-        theta = self.progress.best_theta
-        await self.durable.keep(self.search.completed, theta, tensors, meta, latest, self.ledger)
+    async def _adopt_texts(self, texts: Mapping[str, Any], fitness: float) -> None:
+        """``texts`` were accepted: they are part of what tensors are evaluated with from now on."""
+        progress = self.progress
+        theta = progress.best_theta.replace(dict(texts))
+        if self.evaluation is not None and self.tensors is not None:
+            self._set_program(theta)
+            fitness = await self._fitness_of(theta)
+        elif math.isnan(progress.initial_fitness) and self.texts is not None:
+            progress.initial_fitness = self.texts.search.seed_fitness
+        progress.adopt(fitness, theta)
 
-    def _restore(self) -> None:
-        """Take up what :meth:`_keep` recorded last, if anything."""
-        point = None if self.durable is None else self.durable.point
-        if point is None or point.theta is None:
+    def _set_program(self, theta: Theta) -> None:
+        if self.evaluation is not None:
+            runner = self.evaluation.runner
+            runner.program = replace(runner.program, theta=theta)
+
+    async def _fitness_of(self, theta: Theta) -> float:
+        """Fitness of ``theta`` on the selection data, by the same way that tensors are judged."""
+        assert self.evaluation is not None
+        assert self.tensors is not None
+        names = self.tensors.strategy.mean(self.tensors.state)
+        scored = await self.evaluation.single({name: theta.tensors[name] for name in names})
+        self.progress.evaluations += scored.evaluations
+        self.progress.note_errors(scored.members.errors)
+        return float(scored.members.values[0])
+
+    async def _begin_with_texts(self, learning: TextLearning) -> None:
+        """Where a run with texts starts: the initial fitness, and whether there is anything to gain."""
+        progress = self.progress
+        if self.tensors is not None:
+            progress.offer(await self._fitness_of(progress.best_theta), progress.best_theta)
+        if not self.options.pretest:
             return
-        meta = point.strategy_meta
-        self.search.load(point.strategy_tensors, meta["state"], point.generation)
-        self.progress = self.search.progress = RunProgress.from_json(meta["loop"], point.theta)
-        self.search.evaluation.runner.restore_decision(meta["runner"])
-        # Earlier generations took their time too.
-        self.started -= self.progress.history[-1].seconds if len(self.progress.history) else 0.0
+        spent = self._spent()
+        found = await learning.search.headroom(lambda: _PRETEST_SHARE - self._share_since(spent))
+        if found is None:
+            return
+        if found.nothing_to_gain or self.tensors is None:
+            self._why, self.tensors, self.texts = found.reason, None, None
+            if math.isnan(progress.initial_fitness):
+                progress.initial_fitness = progress.best_fitness = learning.search.seed_fitness
+        else:
+            self._leave_texts(found.reason)
+
+    def _leave_texts(self, reason: str) -> None:
+        self.progress.texts_left = reason
+        self.notes.append(f"texts were left as they are: {reason}")
+        self.texts = None
+
+    # --- between steps -------------------------------------------------------------------------------------------
+
+    async def _finish_step(self, done: Generation, bar: ProgressBar) -> None:
+        self.progress.history.generations.append(done)
+        bar.update(done)
+        completed = self.completed
+        if self.durable is not None and (
+            done.kind == "texts" or completed % self.options.checkpoint_every == 0 or not self._open_kinds()
+        ):
+            await self._keep()
+        current_plugins().emit(
+            "generation_finished", run=self.options.run, generation=done.index, record=done.numbers()
+        )
 
     def _stop_reason(self) -> str | None:
         options, progress = self.options, self.progress
         if options.target is not None and progress.best_fitness >= options.target:
             return "target"
-        if options.patience is not None and progress.without_improvement >= options.patience:
+        patience = options.patience
+        if self.texts is None and patience is not None and progress.without_improvement >= patience:
             return "patience"
         return None
 
     async def _ask_callbacks(self) -> str | None:
         if not self.options.callbacks:
             return None
-        view = GenerationView(
-            self.progress.history[-1], self.search.strategy.mean(self.search.state), self.progress.best_fitness
-        )
+        center = {} if self.tensors is None else self.tensors.strategy.mean(self.tensors.state)
+        view = GenerationView(self.progress.history[-1], center, self.progress.best_fitness)
         for callback in self.options.callbacks:
             answer = callback(view)
             if isinstance(answer, Awaitable):
@@ -218,3 +351,82 @@ class _Loop:
             if answer:
                 return "callback"
         return None
+
+    def _spent(self) -> Usage:
+        return Usage() if self.budget is None else self.budget.spent
+
+    def _share_since(self, spent: Usage) -> float:
+        """The share of the limit that was used up most since ``spent``; time is no limit here."""
+        if self.budget is None:
+            return 0.0
+        now = self.budget.spent
+        used = {
+            "usd": now.usd - spent.usd,
+            "tokens": now.total_tokens - spent.total_tokens,
+            "calls": now.calls - spent.calls,
+            "evaluations": now.evaluations - spent.evaluations,
+        }
+        limits = self.budget.limits
+        return max((used[kind] / limit for kind, limit in limits.items() if kind in used and limit > 0), default=0.0)
+
+    # --- durability ----------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        """Record everything that the next step depends on."""
+        assert self.durable is not None
+        completed, progress = self.completed, self.progress
+        tensors, state = ({}, None) if self.tensors is None else self.tensors.dump()
+        meta: dict[str, Any] = {"loop": progress.to_json(), "state": state}
+        if self.evaluation is not None:
+            meta["runner"] = self.evaluation.runner.decision()
+        latest = progress.history[-1].numbers() if completed else {}
+        if self.texts is not None:
+            search = self.texts.search
+            await self.durable.keep_candidates(search.result().pool, completed, {e.id for e in search.validation})
+        await self.durable.keep(completed, progress.best_theta, tensors, meta, latest, self.ledger)
+        self._kept = completed
+
+    async def _restore(self, scope: RunScope) -> None:
+        """Take up what :meth:`_keep` recorded last, if anything."""
+        point = None if self.durable is None else self.durable.point
+        if point is None or point.theta is None:
+            return
+        meta = point.strategy_meta
+        self.progress = RunProgress.from_json(meta["loop"], point.theta)
+        if self.evaluation is not None:
+            self.evaluation.runner.restore_decision(meta["runner"])
+            self._set_program(point.theta)
+        if self.tensors is not None:
+            self.tensors.progress = self.progress
+            generations = sum(g.kind == "tensors" for g in self.progress.history)
+            self.tensors.load(point.strategy_tensors, meta["state"], generations)
+        if self.progress.texts_left:
+            self._leave_texts(self.progress.texts_left)
+        if self.texts is not None:
+            with enter_scope(replace(scope, budget=None, ledger=None, replaying=True)):
+                await self._repeat_texts(self.texts)
+        self._kept = self.completed
+        # Earlier generations took their time too.
+        self._started -= self.progress.history[-1].seconds if self.completed else 0.0
+
+    async def _repeat_texts(self, learning: TextLearning) -> None:
+        """Bring the text search to where it was: the same steps under the same θ, with the replies that were paid for.
+
+        What the budget and the ledger hold is kept already, so nothing is counted here.
+        """
+        assert self.durable is not None
+        assert self.durable.point is not None
+        snapshots = {record.number: record.theta for record in self.durable.point.history}
+        for step in self.progress.history:
+            if step.kind != "texts":
+                continue
+            key = snapshots.get(step.index)
+            if key is None:
+                raise ConfigurationError(f"the journal no longer has θ before step {step.index}; it was thinned out")
+            done = await learning.step(await asyncio.to_thread(self.durable.journal.load_theta, key))
+            if done is None or done.accepted != step.accepted:
+                raise ResumeError(
+                    f"step {step.index} came out otherwise when it was repeated from its stored replies (accepted: "
+                    f"{step.accepted} before, {done is not None and done.accepted} now); a component or the metric "
+                    "depends on something that is not journaled, such as the time or an unseeded draw"
+                )

@@ -90,7 +90,8 @@ class MemberEvaluation:
         """Fitness on the selection data of the program's θ with ``tensors`` in place; a population of one."""
         fitness, batch = self._selection
         block: MemberBlock = {name: DenseMembers(value.unsqueeze(0)) for name, value in tensors.items()}
-        part = (await self.runner.run(lambda _: block, [0], batch, fitness.reduce))[0]
+        run = self.runner.run if self.runner.execution else self.runner.run_on_loop  # a first population decides
+        part = (await run(lambda _: block, [0], batch, fitness.reduce))[0]
         return GenerationFitness(await fitness.finish(part), len(batch.inputs))
 
     def _prepare(self, examples: Sequence[Example]) -> tuple[Fitness, ExampleBatch]:

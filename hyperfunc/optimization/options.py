@@ -12,6 +12,7 @@ from hyperfunc.errors import ConfigurationError
 from hyperfunc.evolution.base import Strategy
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.history import Generation
+from hyperfunc.optimization.schedule import find_schedule
 
 __all__ = ["Callback", "GenerationView", "LoopOptions", "TensorOptimizer"]
 
@@ -53,6 +54,8 @@ class LoopOptions:
         callbacks: called after every generation.
         run: the run's name, for events and the journal.
         checkpoint_every: generations between two records of the whole state, where a journal is kept.
+        schedule: how steps are shared out between tensors and texts; see :mod:`hyperfunc.optimization.schedule`.
+        pretest: find out first, with at most 5 % of the budget, whether texts could gain anything.
     """
 
     minibatch: int | None = None
@@ -63,9 +66,12 @@ class LoopOptions:
     callbacks: Sequence[Callback] = ()
     run: str = "run"
     checkpoint_every: int = 1
+    schedule: str = "joint"
+    pretest: bool = True
 
     def __post_init__(self) -> None:
         for name in ("minibatch", "validate_every", "patience", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name}: expected a whole number >= 1, got {value}")
+        find_schedule(self.schedule)

@@ -107,7 +107,7 @@ class PopulationRunner:
                 return results
             except LiftRefusedError as refusal:
                 self._fall_back(str(refusal))
-        return await self._run_on_loop(ask, blocks, batch, reduce)
+        return await self.run_on_loop(ask, blocks, batch, reduce)
 
     def decision(self) -> dict[str, Any]:
         """How this program is run and why, as JSON values; for a run that goes on in another process."""
@@ -147,12 +147,12 @@ class PopulationRunner:
         first = ask(blocks[0])
         if not first and self.settings.execution != "lifted":
             # One θ on many examples: the proof would cost as much as the runs. Undecided for later populations.
-            return await self._run_on_loop(ask, blocks, batch, reduce)
+            return await self.run_on_loop(ask, blocks, batch, reduce)
         try:
             results = await self._prove(first, ask, blocks, batch, reduce)
         except LiftRefusedError as refusal:
             self._fall_back(str(refusal))
-            return await self._run_on_loop(ask, blocks, batch, reduce)
+            return await self.run_on_loop(ask, blocks, batch, reduce)
         self._decide("lifted", "proven: one member on all examples and all members on one example agree")
         return results
 
@@ -326,9 +326,10 @@ class PopulationRunner:
                 most = min(most, self.settings.memory_bytes // max(1, per_block))
         return max(1, most)
 
-    async def _run_on_loop(
+    async def run_on_loop(
         self, ask: AskBlock, blocks: Sequence[int], batch: ExampleBatch, reduce: Callable[[int, BlockOutcome], R]
     ) -> list[R]:
+        """The same as :meth:`run` by tasks on the running loop, and without deciding how the population will run."""
         results = []
         for index in blocks:
             if self.execution == "sequential":

@@ -61,8 +61,8 @@ async def forecast(
         selection=len(train if validation is None else validation),
         validate_every=options.validate_every,
     )
-    shared = arguments.is_durable or current_scope().store is not None
-    paid_runs = _distinct_examples(steps, len(train), validation, options.minibatch) if shared else runs
+    # Equal calls of different members are paid for once; whether calls are equal, nobody knows before.
+    paid_runs = _distinct_examples(steps, len(train), validation, options.minibatch)
     # The first run of all lets components register themselves; after that the system knows them.
     first = 0 if system.registry.discovered else 1
     return Forecast(steps, runs, scaled(low, paid_runs), scaled(high, runs + first), source, tuple(notes))

@@ -14,9 +14,11 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from hyperfunc import tape
 from hyperfunc.calls import StoredCall
 from hyperfunc.plugins import current_plugins
 from hyperfunc.scope import current_scope
+from hyperfunc.usage import Usage
 from hyperfunc_llm.attempts import AttemptMaker
 from hyperfunc_llm.classification import ClassifyCustom, ErrorInfo, PostClassify, classify
 from hyperfunc_llm.endpoints import Endpoint, Endpoints, endpoint_stack, resolve_endpoint
@@ -161,9 +163,13 @@ class LLMRuntime:
         store = current_scope().store
         assert store is not None
 
+        paid = Usage()
+
         async def look_or_pay() -> LLMResponse:
+            nonlocal paid
             stored = await store.get(key)
             if stored is not None:
+                paid = stored.usage
                 return LLMResponse.from_dict(stored.result)
             response = await make()
             await store.put(StoredCall(key, "llm", response.to_dict(), response.spent))
@@ -171,7 +177,10 @@ class LLMRuntime:
 
         response, shared = await self.state.flights.run((id(store), key), look_or_pay)
         if shared and not response.replayed:
+            paid = response.spent
             response = LLMResponse.from_dict(response.to_dict())
+        if response.replayed:
+            tape.add_usage(Usage(), replayed=paid, model=response.model, finish_reason=response.finish_reason)
         self.state.hits += response.replayed
         return response
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hyperfunc_prompts.reflection import Complete, Reply
     from hyperfunc_prompts.search import PromptSearchResult
     from hyperfunc_prompts.signatures import InputField, OutputField, Signature
+    from hyperfunc_prompts.steps import PromptSearch, PromptStep, Proposer
 
 __all__ = [
     "AcceptanceTest",
@@ -48,8 +49,11 @@ __all__ = [
     "Prediction",
     "PromptLearningOptimizer",
     "PromptOptimizer",
+    "PromptSearch",
     "PromptSearchResult",
+    "PromptStep",
     "ProposalRefusedError",
+    "Proposer",
     "RecordedRun",
     "ReflectivePareto",
     "ReflectorOutageError",
@@ -91,6 +95,9 @@ _HOMES = {
     "InputField": "signatures",
     "OutputField": "signatures",
     "Signature": "signatures",
+    "PromptSearch": "steps",
+    "PromptStep": "steps",
+    "Proposer": "steps",
 }
 
 

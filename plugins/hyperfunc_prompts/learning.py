@@ -12,11 +12,13 @@ from typing import Any, get_args
 
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
-from hyperfunc_prompts.evidence import Mode, meta_prompt, worst_first
+from hyperfunc_prompts.evidence import Mode, worst_first
 from hyperfunc_prompts.optimizer import PromptOptimizer
 from hyperfunc_prompts.pool import Candidate
 from hyperfunc_prompts.reflection import Complete
+from hyperfunc_prompts.rewriting import Rewriter
 from hyperfunc_prompts.search import Search
+from hyperfunc_prompts.steps import Proposer
 
 __all__ = ["PromptLearningOptimizer"]
 
@@ -85,20 +87,41 @@ class PromptLearningOptimizer(PromptOptimizer):
     def most_validations(self, texts: int) -> int:
         return self.max_iterations * texts
 
-    async def search(self, search: Search) -> str:
-        working = search.incumbent  # where the next proposal starts from; what is shipped is the incumbent
-        for iteration in range(self.max_iterations):
-            batch = self._batch(search, iteration)
-            for name in search.entries:
-                child = await self._propose(search, working, name, iteration)
-                if child is None:
-                    if len(batch) == len(search.train) and working is search.incumbent:
-                        return "no failures"
-                    continue
-                if child.verdict == "pending":
-                    working = await self._test(search, child, working, batch)
-                self.report(f"{name}, iteration {iteration + 1}: {child.verdict} ({child.reason})")
-        return "completed"
+    def proposer(self, search: Search) -> Proposer:
+        return _Chain(self)
+
+
+class _Chain(Proposer):
+    """Rounds over the texts, each child made from the last one that was no worse."""
+
+    def __init__(self, options: PromptLearningOptimizer) -> None:
+        self._options = options
+        self._rewriter = Rewriter(options.reflector, options.context_size, options.rejected_shown, options.mode)
+        self._attempts = 0
+        self._working: Candidate | None = None  # where the next proposal starts from; shipped is the incumbent
+
+    def forget(self, search: Search) -> None:
+        self._working = None
+
+    async def step(self, search: Search) -> Candidate | None:
+        options, names = self._options, list(search.entries)
+        iteration, position = divmod(self._attempts, len(names))
+        name, batch = names[position], self._batch(search, iteration)
+        working = self._working or search.incumbent
+        failures = worst_first(await search.trials(working, batch), options.perfect_score)
+        child = None
+        if failures:
+            proposer = f"{options.name}/{options.mode}"
+            child = await self._rewriter.child(search, working, name, failures, proposer, iteration=iteration)
+            if child.verdict == "pending":
+                self._working = await self._test(search, child, working, batch)
+            options.report(f"{name}, iteration {iteration + 1}: {child.verdict} ({child.reason})")
+        elif len(batch) == len(search.train) and working is search.incumbent:
+            self.finished = "no failures"
+        self._attempts += 1
+        if self._attempts == options.max_iterations * len(names):
+            self.finished = self.finished or "completed"
+        return child
 
     async def _test(self, search: Search, child: Candidate, working: Candidate, batch: list[str]) -> Candidate:
         """Where to go on from: the child, if it is no worse than where it came from.
@@ -110,39 +133,13 @@ class PromptLearningOptimizer(PromptOptimizer):
             return child
         return child if child.mean(batch) >= working.mean(batch) else working
 
-    async def _propose(self, search: Search, parent: Candidate, name: str, iteration: int) -> Candidate | None:
-        """A child of ``parent`` with a new text for ``name``; ``None`` when nothing failed."""
-        entry = search.entries[name]
-        trials = await search.trials(parent, self._batch(search, iteration))
-        failures = worst_first(trials, self.perfect_score)
-        if not failures:
-            return None
-        current = parent.texts[name]
-        mode: Mode = self.mode if isinstance(current, str) else "rewrite"
-        messages, shown = meta_prompt(
-            component=entry.component,
-            description=entry.text.description,
-            current=current,
-            others={other: text for other, text in parent.texts.items() if other != name},
-            failures=failures,
-            turned_down=search.pool.turned_down(name, self.rejected_shown),
-            name=name,
-            mode=mode,
-            context_size=self.context_size,
-        )
-        reflection = await self.reflector.new_text(name, current, messages, rules=mode == "ruleset")
-        evidence = {"iteration": iteration, "failures": len(failures), "shown": shown, "replies": reflection.attempts}
-        texts = {**parent.texts, name: reflection.value}
-        child = search.pool.add(texts, (parent,), f"prompt-learning/{mode}", **evidence)
-        child.cost += reflection.usage
-        return child
-
     def _batch(self, search: Search, iteration: int) -> list[str]:
         """This iteration's training examples: consecutive slices of a shuffled order."""
-        size = len(search.train) if self.minibatch is None else min(self.minibatch, len(search.train))
+        asked, seed = self._options.minibatch, self._options.seed
+        size = len(search.train) if asked is None else min(asked, len(search.train))
         if size == len(search.train):
             return search.train
         order = list(search.train)
-        random.Random(f"minibatch/{self.seed}").shuffle(order)
+        random.Random(f"minibatch/{seed}").shuffle(order)
         start = iteration * size % len(order)
         return (order + order)[start : start + size]

@@ -12,6 +12,12 @@ class NoOpPromptOptimizer:
     """Runs nothing, asks nothing, changes nothing."""
 
     async def optimize(
-        self, system: Any, train_data: Sequence[Any], metric_fn: Any = None, feedback_fn: Any = None
+        self,
+        system: Any,
+        train_data: Sequence[Any],
+        metric_fn: Any = None,
+        feedback_fn: Any = None,
+        *,
+        val_data: Sequence[Any] | None = None,
     ) -> None:
         """Does nothing."""

@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from hyperfunc.errors import BudgetExceededError, ConfigurationError
+from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.training import discover
 from hyperfunc_prompts.acceptance import AcceptanceTest
 from hyperfunc_prompts.reflection import Complete, Reflector
 from hyperfunc_prompts.search import PromptSearchResult, Search, split_validation, trainable_texts
+from hyperfunc_prompts.steps import PromptSearch, Proposer
 from hyperfunc_prompts.trials import FeedbackFunction, TrialRunner
 
 __all__ = ["PromptOptimizer"]
@@ -86,8 +87,8 @@ class PromptOptimizer(ABC):
         """The most proposals that one run over so many texts can bring to validation."""
 
     @abstractmethod
-    async def search(self, search: Search) -> str:
-        """Propose and test until done; returns the reason for ending."""
+    def proposer(self, search: Search) -> Proposer:
+        """What proposes in one run; its state is the run's, not the optimizer's."""
 
     def report(self, line: str) -> None:
         """Print ``line`` if asked to."""
@@ -100,24 +101,48 @@ class PromptOptimizer(ABC):
         train_data: Sequence[Example],
         metric_fn: Any = None,
         feedback_fn: FeedbackFunction | None = None,
+        *,
+        val_data: Sequence[Example] | None = None,
     ) -> PromptSearchResult:
-        """Improve the system's trainable texts.
-
-        Args:
-            system: a :class:`~hyperfunc.system.HyperSystem`.
-            train_data: to learn from and, unless ``validation`` is given, to hold out from.
-            metric_fn: ``(predictions, expected) -> float``, asked per example; a scorer, or a scorer's name.
-            feedback_fn: ``(inputs, output, expected)`` to a text or to several by column.
+        """Improve the system's trainable texts: :meth:`start`, and steps until the search ends.
 
         Raises:
             ReflectorOutageError: ``model`` could not be reached.
             UnusableProposalError: none of its replies could be used.
             EvaluationError: examples or metric are wrong; what a run raises passes unchanged.
         """
+        search = await self.start(system, train_data, metric_fn, feedback_fn, val_data=val_data)
+        while await search.step() is not None:
+            pass
+        return search.result()
+
+    async def start(
+        self,
+        system: Any,
+        train_data: Sequence[Example],
+        metric_fn: Any = None,
+        feedback_fn: FeedbackFunction | None = None,
+        *,
+        val_data: Sequence[Example] | None = None,
+    ) -> PromptSearch:
+        """A search that waits for its first :meth:`~hyperfunc_prompts.steps.PromptSearch.step`.
+
+        Args:
+            system: a :class:`~hyperfunc.system.HyperSystem`.
+            train_data: to learn from and, unless there are examples to accept on, to hold out from.
+            val_data: examples to accept on; ``None`` takes the optimizer's ``validation``.
+            metric_fn: ``(predictions, expected) -> float``, asked per example; a scorer, or a scorer's name.
+            feedback_fn: ``(inputs, output, expected)`` to a text or to several by column.
+
+        Raises:
+            ConfigurationError: there is nothing to score by.
+            EvaluationError: examples or metric are wrong.
+        """
         metric = metric_fn if metric_fn is not None else self.scorer
         if metric is None:
             raise ConfigurationError("nothing to score by; give optimize a metric_fn, or the optimizer a scorer=")
-        train, validation = split_validation(train_data, self.validation, self.seed)
+        held_out = self.validation if val_data is None else val_data
+        train, validation = split_validation(train_data, held_out, self.seed)
         await discover(system, train)
         runner = TrialRunner(
             system,
@@ -128,14 +153,10 @@ class PromptOptimizer(ABC):
             seed=self.seed,
         )
         entries = trainable_texts(system)
-        test = AcceptanceTest(self.false_accept_rate, max(1, self.most_validations(len(entries))), self.seed)
+        most = max(1, self.most_validations(len(entries)))
+        test = AcceptanceTest(self.false_accept_rate, most, self.seed)
         search = Search(system, entries, runner, train, validation, test, self.name)
-        if not entries:
-            return search.result("nothing to optimize")
-        try:
-            return search.result(await self.search(search))
-        except BudgetExceededError as error:
-            return search.result(f"budget:{error.limit}")
+        return PromptSearch(search, self.proposer(search) if entries else None, most, self.perfect_score)
 
     def _feedback(self, metric: Any, feedback_fn: FeedbackFunction | None) -> FeedbackFunction | None:
         """The caller's feedback and, where it does not score already, the scorer's."""

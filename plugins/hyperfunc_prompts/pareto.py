@@ -17,11 +17,13 @@ from typing import Any
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.parameters.theta import JSONValue
-from hyperfunc_prompts.evidence import meta_prompt, worst_first
+from hyperfunc_prompts.evidence import worst_first
 from hyperfunc_prompts.optimizer import PromptOptimizer
 from hyperfunc_prompts.pool import Candidate, CandidatePool
 from hyperfunc_prompts.reflection import Complete
+from hyperfunc_prompts.rewriting import Rewriter
 from hyperfunc_prompts.search import Search
+from hyperfunc_prompts.steps import Proposer
 
 __all__ = ["ReflectivePareto"]
 
@@ -84,77 +86,84 @@ class ReflectivePareto(PromptOptimizer):
     def most_validations(self, texts: int) -> int:
         return self.max_iterations + (self.merges if texts > 1 else 0)
 
-    async def search(self, search: Search) -> str:
-        generator = random.Random(f"pareto/{self.seed}")
-        batches = EpochBatches(search.train, self.batch_size, generator)
-        population = [search.pool.seed]
-        turns: dict[int, int] = {}  # candidate -> which text is next
-        merges_left = self.merges if len(search.entries) > 1 else 0
-        merge_due = False
-        await search.trials(search.pool.seed, search.validation)
-        for _ in range(self.max_iterations):
-            if all(search.incumbent.scores[key] >= self.perfect_score for key in search.validation):
-                return "no failures"
-            if merge_due and merges_left:
-                merge_due = False
-                merged = await self._merge(search, population, generator)
-                merges_left -= merged
-            parent = draw_parent(population, search.validation, generator)
-            batch = batches.next()
-            if all(trial.score >= self.perfect_score for trial in await search.trials(parent, batch)):
-                continue
-            names = list(search.entries)
-            turn = turns.get(parent.id, 0)
-            turns[parent.id] = turn + 1
-            child = await self._mutate(search, parent, names[turn % len(names)], batch)
-            turns[child.id] = turn + 1
-            if child.verdict == "pending" and await search.beats_on_minibatch(child, parent, batch):
-                await search.decide(child)
-                population.append(child)
-                merge_due = True
-            self.report(f"candidate {child.id} of {parent.id}: {child.verdict} ({child.reason})")
-        return "completed"
+    def proposer(self, search: Search) -> Proposer:
+        return _Population(self, search)
 
-    async def _mutate(self, search: Search, parent: Candidate, name: str, batch: Sequence[str]) -> Candidate:
-        entry, current = search.entries[name], parent.texts[name]
-        trials = await search.trials(parent, batch)
-        messages, shown = meta_prompt(
-            component=entry.component,
-            description=entry.text.description,
-            current=current,
-            others={other: text for other, text in parent.texts.items() if other != name},
-            failures=worst_first(trials, self.perfect_score),
-            turned_down=search.pool.turned_down(name, self.rejected_shown),
-            name=name,
-            mode="rewrite",
-            context_size=self.context_size,
-        )
-        reflection = await self.reflector.new_text(name, current, messages)
-        texts = {**parent.texts, name: reflection.value}
-        child = search.pool.add(texts, (parent,), self.name, shown=shown, replies=reflection.attempts)
-        child.cost += reflection.usage
+
+class _Population(Proposer):
+    """The candidates that passed their minibatch, and whose turn it is."""
+
+    def __init__(self, options: ReflectivePareto, search: Search) -> None:
+        self._options = options
+        self._rewriter = Rewriter(options.reflector, options.context_size, options.rejected_shown)
+        self._generator = random.Random(f"pareto/{options.seed}")
+        self._batches = EpochBatches(search.train, options.batch_size, self._generator)
+        self._members = [search.pool.seed]
+        self._turns: dict[int, int] = {}  # candidate -> which text is next
+        self._iterations = 0
+        self._merges_left = options.merges if len(search.entries) > 1 else 0
+        self._merge_due = False
+
+    def forget(self, search: Search) -> None:
+        self._members = [search.pool.seed] + ([search.incumbent] if search.incumbent.id else [])
+
+    async def step(self, search: Search) -> Candidate | None:
+        options = self._options
+        for member in self._members:
+            await search.trials(member, search.validation)
+        if all(search.incumbent.scores[key] >= options.perfect_score for key in search.validation):
+            self.finished = "no failures"
+            return None
+        child = None
+        if self._merge_due and self._merges_left:
+            self._merge_due = False
+            child = await self._merge(search)
+        if child is None:
+            child = await self._mutate(search)
+            self._iterations += 1
+            if self._iterations == options.max_iterations:
+                self.finished = "completed"
         return child
 
-    async def _merge(self, search: Search, population: list[Candidate], generator: random.Random) -> bool:
-        """Try one merge; whether there was a pair to merge."""
-        found = find_merge(search.pool, population, search.validation, generator)
+    async def _mutate(self, search: Search) -> Candidate | None:
+        options = self._options
+        parent = draw_parent(self._members, search.validation, self._generator)
+        batch = self._batches.next()
+        failures = worst_first(await search.trials(parent, batch), options.perfect_score)
+        if not failures:
+            return None
+        names = list(search.entries)
+        turn = self._turns.get(parent.id, 0)
+        child = await self._rewriter.child(search, parent, names[turn % len(names)], failures, options.name)
+        self._turns[parent.id] = self._turns[child.id] = turn + 1
+        if child.verdict == "pending" and await search.beats_on_minibatch(child, parent, batch):
+            await search.decide(child)
+            self._members.append(child)
+            self._merge_due = True
+        options.report(f"candidate {child.id} of {parent.id}: {child.verdict} ({child.reason})")
+        return child
+
+    async def _merge(self, search: Search) -> Candidate | None:
+        """One merge; ``None`` when there was no pair to merge."""
+        found = find_merge(search.pool, self._members, search.validation, self._generator)
         if found is None:
-            return False
+            return None
+        self._merges_left -= 1
         left, right, texts = found
-        child = search.pool.add(texts, (left, right), f"{self.name}/merge")
-        sample = merge_sample(left, right, search.validation, generator)
+        child = search.pool.add(texts, (left, right), f"{self._options.name}/merge")
+        sample = merge_sample(left, right, search.validation, self._generator)
         await search.trials(child, sample)
         needed = max(sum(side.scores[key] for key in sample) for side in (left, right))
         reached = sum(child.scores[key] for key in sample)
         child.evidence["merge"] = {"needed": needed, "reached": reached, "examples": len(sample)}
         if reached >= needed:
             await search.decide(child)
-            population.append(child)
+            self._members.append(child)
         else:
             child.verdict = "rejected"
             child.reason = f"merge: {reached:g} of {needed:g} on {len(sample)} validation examples"
-        self.report(f"merge {child.id} of {left.id} and {right.id}: {child.verdict} ({child.reason})")
-        return True
+        self._options.report(f"merge {child.id} of {left.id} and {right.id}: {child.verdict} ({child.reason})")
+        return child
 
 
 class EpochBatches:

@@ -6,12 +6,12 @@ is not paid for twice. Knows nothing of how proposals are made, run or judged.
 
 from __future__ import annotations
 
-import difflib
-import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hyperfunc.export import diff_texts
 from hyperfunc.parameters.theta import JSONValue, Theta
 from hyperfunc.usage import Usage
 
@@ -34,6 +34,9 @@ class Candidate:
         evidence: what the proposer was shown and what the tests said, as JSON values.
         scores: score by example id, of every example that it was run on.
         cost: what making and testing it used.
+        fitness: mean score on the validation examples when it was judged last; NaN if it never came so far.
+        run_cost: what one run of the program uses under it, on average over its runs and without a call store.
+        runs: how many runs that is the average of.
         verdict, reason: what became of it, and why in words.
     """
 
@@ -45,8 +48,27 @@ class Candidate:
     evidence: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     cost: Usage = field(default_factory=Usage)
+    fitness: float = math.nan
+    runs: int = 0
     verdict: Verdict = "pending"
     reason: str = ""
+    _used: Usage = field(default_factory=Usage)
+
+    def note_run(self, used: Usage) -> None:
+        """One more run of the program was made under these texts."""
+        self.runs += 1
+        self._used += used
+
+    @property
+    def run_cost(self) -> dict[str, float]:
+        """See the class; by kind: ``usd``, ``tokens``, ``calls``, ``seconds``. Empty before the first run."""
+        used = {
+            "usd": self._used.usd,
+            "tokens": self._used.total_tokens,
+            "calls": self._used.calls,
+            "seconds": self._used.seconds,
+        }
+        return {kind: value / self.runs for kind, value in used.items()} if self.runs else {}
 
     def mean(self, examples: list[str]) -> float:
         """Mean score on these example ids; all must have been run."""
@@ -63,6 +85,9 @@ class Candidate:
             "evidence": self.evidence,
             "scores": dict(self.scores),
             "cost": self.cost.to_dict(),
+            "fitness": None if math.isnan(self.fitness) else self.fitness,
+            "run_cost": self.run_cost,
+            "runs": self.runs,
             "verdict": self.verdict,
             "reason": self.reason,
         }
@@ -96,6 +121,10 @@ class CandidatePool:
         """The candidate with exactly these texts, if there was one; those refused for their form are no candidates."""
         position = self._by_content.get(_key(texts))
         return None if position is None else self._candidates[position]
+
+    def reopen(self) -> None:
+        """Texts that were rejected may be proposed again: their scores are no longer those of this program."""
+        self._by_content = {_key(c.texts): c.id for c in self if c.verdict in ("seed", "accepted")}
 
     def add(
         self, texts: Mapping[str, JSONValue], parents: tuple[Candidate, ...], proposer: str, **evidence: Any
@@ -143,20 +172,11 @@ class CandidatePool:
             if not candidate.parents:
                 return ""
             against = self[candidate.parents[0]]
-        parts: list[str] = []
-        for name in candidate.texts:
-            old, new = _lines(against.texts[name]), _lines(candidate.texts[name])
-            parts += difflib.unified_diff(old, new, f"{name} ({against.id})", f"{name} ({candidate.id})", lineterm="")
-        return "\n".join(parts)
+        return diff_texts(against.texts, candidate.texts, (str(against.id), str(candidate.id)))
 
     def to_dict(self) -> dict[str, Any]:
         """All candidates as JSON values."""
         return {"candidates": [candidate.to_dict() for candidate in self]}
-
-
-def _lines(value: JSONValue) -> list[str]:
-    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
-    return text.splitlines()
 
 
 def _key(texts: Mapping[str, JSONValue]) -> str:

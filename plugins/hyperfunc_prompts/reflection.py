@@ -10,12 +10,15 @@ import html
 import json
 import math
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from hyperfunc.calls import StoredCall, content_key
 from hyperfunc.errors import BudgetError, ConfigurationError
+from hyperfunc.journal import fingerprint_program
 from hyperfunc.parameters.theta import JSONValue
+from hyperfunc.scope import current_scope
 from hyperfunc.usage import Usage
 from hyperfunc_llm.errors import EmptyResponseError
 from hyperfunc_llm.runtime import current_runtime
@@ -72,7 +75,7 @@ class Reflector:
     def __init__(self, model: str | Complete, *, attempts: int = 3) -> None:
         if attempts < 1:
             raise ConfigurationError(f"attempts must be at least 1, got {attempts}")
-        self._complete: Complete = _through_runtime(model) if isinstance(model, str) else model
+        self._complete: Complete = _through_runtime(model) if isinstance(model, str) else _stored(model)
         self._attempts = attempts
 
     async def ask(self, name: str, messages: Messages) -> Reply:
@@ -95,11 +98,20 @@ class Reflector:
             ) from error
         return Reply(reply) if isinstance(reply, str) else reply
 
-    async def new_text(self, name: str, before: JSONValue, messages: Messages, *, rules: bool = False) -> Reflection:
+    async def new_text(
+        self,
+        name: str,
+        before: JSONValue,
+        messages: Messages,
+        *,
+        rules: bool = False,
+        account: Callable[[Usage], None] | None = None,
+    ) -> Reflection:
         """A new value for the text ``name``, of ``before``'s type and with its slots.
 
         Args:
             rules: the reply is a list of rules, as lines; ``before`` is the text that they are added to.
+            account: told what each reply used, also where none can be used in the end.
 
         Raises:
             UnusableProposalError: no reply could be used, with the last complaint.
@@ -110,6 +122,8 @@ class Reflector:
         for attempt in range(1, self._attempts + 1):
             reply = await self.ask(name, conversation)
             usage += reply.usage
+            if account is not None:
+                account(reply.usage)
             try:
                 value = _read(name, before, reply)
                 if rules:
@@ -185,6 +199,31 @@ def _read(name: str, before: JSONValue, reply: Reply) -> JSONValue:
     except ValueError as error:
         raise ProposalRefusedError(f"{name}: expected JSON between the tags: {error}", parameter_name=name) from error
     return value
+
+
+def _stored(complete: Complete) -> Complete:
+    """A model that is no endpoint of the runtime: its replies are kept in the run's call store all the same, so that a
+    resumed run asks for none of them again."""
+    identity: list[str] = []
+
+    async def ask(messages: Messages, /) -> Reply:
+        store = current_scope().store
+        if store is None:
+            reply = await complete(messages)
+            return Reply(reply) if isinstance(reply, str) else reply
+        if not identity:
+            identity.append(fingerprint_program(complete).hash)
+        key = content_key("reflection", {"model": identity[0], "messages": messages})
+        known = await store.get(key)
+        if known is not None:
+            return Reply(known.result["text"], known.result["finish_reason"])
+        answer = await complete(messages)
+        reply = Reply(answer) if isinstance(answer, str) else answer
+        kept = {"text": reply.text, "finish_reason": reply.finish_reason}
+        await store.put(StoredCall(key, "reflection", kept, reply.usage))
+        return reply
+
+    return ask
 
 
 def _through_runtime(model: str) -> Complete:

@@ -6,6 +6,7 @@ proposed.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hyperfunc.evaluation.example import Example
 from hyperfunc.parameters.theta import JSONValue
 from hyperfunc.plugins import current_plugins
 from hyperfunc.registry import TextEntry
+from hyperfunc.scope import current_scope
 from hyperfunc.selection import as_examples
 from hyperfunc.usage import Usage
 from hyperfunc_prompts.acceptance import AcceptanceTest, passes_minibatch
@@ -105,6 +107,11 @@ class Search:
         train, validation: disjoint examples.
         test: the validation half of the acceptance test.
         run: the run's name, for events.
+
+    Attributes:
+        incumbent: the candidate whose texts the system has.
+        last_gain: by how much the last accepted one was above its predecessor, on validation.
+        usage: what the search used until now.
     """
 
     def __init__(
@@ -122,6 +129,7 @@ class Search:
         self.entries = {entry.name: entry for entry in entries}
         self.pool = CandidatePool({name: texts[name] for name in self.entries})
         self.incumbent = self.pool.seed
+        self.last_gain = 0.0
         self.test = test
         self._run = run
         self._runner = runner
@@ -129,17 +137,42 @@ class Search:
         self._examples = dict(zip(keys, [*train, *validation], strict=True))
         self.train, self.validation = keys[: len(train)], keys[len(train) :]
         self._trials: dict[tuple[int, str], Trial] = {}
+        self.usage = Usage()
+
+    def account(self, usage: Usage) -> None:
+        """Count what a request for a text used; runs are counted by :meth:`trials`."""
+        self.usage += usage
+
+    def forget_scores(self) -> None:
+        """Every score is of another program: other parameters of the system have changed."""
+        self._trials.clear()
+        for candidate in self.pool:
+            candidate.scores.clear()
+        self.pool.reopen()
+
+    def examples(self, keys: Sequence[str]) -> list[Example]:
+        """The examples of these keys."""
+        return [self._examples[key] for key in keys]
+
+    def mean(self, candidate: Candidate) -> float:
+        """The candidate's mean score on the validation examples; NaN where it was not run on all of them."""
+        if any(key not in candidate.scores for key in self.validation):
+            return math.nan
+        return candidate.mean(self.validation)
 
     async def trials(self, candidate: Candidate, keys: Sequence[str]) -> list[Trial]:
         """The candidate's trials on these examples; only those that are missing are run."""
         missing = [key for key in keys if (candidate.id, key) not in self._trials]
         if missing:
             trials = await self._runner.run(candidate.texts, [self._examples[key] for key in missing])
+            cost = Usage(evaluations=len(missing))
             for key, trial in zip(missing, trials, strict=True):
                 self._trials[candidate.id, key] = trial
                 candidate.scores[key] = trial.score
-                candidate.cost += trial.tape.usage
-            candidate.cost += Usage(evaluations=len(missing))
+                cost += trial.tape.usage
+                candidate.note_run(trial.tape.worth)
+            candidate.cost += cost
+            self.usage += cost
         return [self._trials[candidate.id, key] for key in keys]
 
     async def beats_on_minibatch(self, child: Candidate, parent: Candidate, keys: Sequence[str]) -> bool:
@@ -161,14 +194,19 @@ class Search:
         await self.trials(child, self.validation)
         comparison = self.test.compare(self.pool.seed.scores, child.scores, self.validation)
         incumbent = self.incumbent.mean(self.validation)
+        for judged in (self.pool.seed, self.incumbent, child):
+            judged.fitness = judged.mean(self.validation)
         child.evidence["validation"] = {**comparison.to_dict(), "level": self.test.level, "incumbent": incumbent}
         child.reason = f"validation, seed to child: {comparison}; incumbent {incumbent:.4g}"
         if comparison.mean_b <= incumbent or not self.test.accepts(comparison):
             child.verdict = "rejected"
             return False
         child.verdict = "accepted"
+        self.last_gain = comparison.mean_b - incumbent
         before, self.incumbent = self.incumbent, child
         self.system.set_theta(child.texts)
+        if current_scope().replaying:
+            return True
         for name, value in child.texts.items():
             if value != before.texts[name]:
                 current_plugins().emit(
@@ -186,5 +224,4 @@ class Search:
         for candidate in self.pool:
             if candidate.verdict == "pending":
                 candidate.reason = f"not judged: the run ended ({finish_reason})"
-        usage = sum((candidate.cost for candidate in self.pool), Usage())
-        return PromptSearchResult(self.pool, self.incumbent, finish_reason, self._runner.evaluations, usage)
+        return PromptSearchResult(self.pool, self.incumbent, finish_reason, self._runner.evaluations, self.usage)
