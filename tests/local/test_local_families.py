@@ -20,6 +20,7 @@ from hyperfunc_local.errors import UnsupportedArchitectureError
 from hyperfunc_local.loading import load_model, save_model
 from hyperfunc_local.model import LocalModel
 from hyperfunc_local.models import fallback
+from hyperfunc_local.models.configuration import LlamaConfig
 from hyperfunc_local.models.weights import BoundWeights
 from hyperfunc_local.module import LlamaModule
 from hyperfunc_local.sampling.parameters import DecodingParameters
@@ -195,8 +196,14 @@ class TestLlamaFamily(ModelFamilyContract):
     def family_case(self, request: pytest.FixtureRequest, tmp_path: Path) -> ModelFamilyCase:
         from hyperfunc_local import plugin
 
-        changes = {"mistral": {"windows": (3, 3)}, "qwen2": {"qkv_bias": True}, "qwen3": {"query_key_norm": True}}
-        config = replace(demo_model(hidden=32).config, family=request.param, **changes.get(request.param, {}))
+        changes: dict[str, Any] = {
+            "mistral": {"windows": (3, 3)},
+            "qwen2": {"qkv_bias": True},
+            "qwen3": {"query_key_norm": True},
+        }
+        demo = demo_model(hidden=32).config
+        assert isinstance(demo, LlamaConfig)
+        config = replace(demo, family=request.param, **changes.get(request.param, {}))
         save_model(LocalModel(config, random_weights(config.shapes())), tmp_path)
         data = json.loads((tmp_path / "config.json").read_text())
         plugins = Plugins()
