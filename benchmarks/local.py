@@ -8,7 +8,9 @@
     python benchmarks/local.py stream        time to the first token against the whole, 64 streams at once
     python benchmarks/local.py malformed     10 000 malformed requests: statuses and memory
 
-Figures are the median and the best of several rounds; ``load`` is the machine's load average beforehand.
+Figures are the median and the best of several rounds, ratios the median of the rounds' ratios; ``load`` is the
+machine's load average beforehand. ``--clock processor`` counts the time of this process alone, for one thread on a busy
+machine.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,29 +70,33 @@ def prompts(count: int, length: int = 16, seed: int = 1) -> list[list[int]]:
     return torch.randint(3, 1024, (count, length), generator=generator).tolist()
 
 
-def interleaved(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def interleaved(
+    ways: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each way in each round, after one warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():
-            begin = time.perf_counter()
+            begin = clock()
             way()
             if turn:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(clock() - begin)
     return seconds
 
 
-def report(title: str, seconds: dict[str, list[float]], tokens: dict[str, int]) -> dict[str, float]:
-    """Print and return tokens per second (median of the rounds)."""
-    rates = {}
+def ratio(seconds: dict[str, list[float]], fast: str, slow: str) -> float:
+    """How many times as fast: median over the rounds."""
+    return statistics.median(s / f for s, f in zip(seconds[slow], seconds[fast], strict=True))
+
+
+def report(title: str, seconds: dict[str, list[float]], tokens: dict[str, int]) -> None:
+    """Print tokens per second (median of the rounds)."""
     for name, values in seconds.items():
-        rates[name] = tokens[name] / statistics.median(values)
-        best = tokens[name] / min(values)
-        print(f"  {title:28s} {name:22s} {rates[name]:10.0f} tokens/s (best {best:.0f})", flush=True)
-    return rates
+        rate, best = tokens[name] / statistics.median(values), tokens[name] / min(values)
+        print(f"  {title:28s} {name:22s} {rate:10.0f} tokens/s (best {best:.0f})", flush=True)
 
 
-def decode(rounds: int) -> None:
+def decode(rounds: int, clock: Callable[[], float]) -> None:
     """Like transformers.generate: greedy, batch 8, prompts of 16, answers of 64 tokens."""
     import transformers
 
@@ -117,12 +123,9 @@ def decode(rounds: int) -> None:
         expected, got = theirs(), ours()
         assert got == expected, "the tokens differ: nothing to compare"
         assert len({t for row in got for t in row}) > 50
-        rates = report(
-            f"hidden {hidden}",
-            interleaved({"transformers": theirs, "ours": ours}, rounds),
-            {"transformers": 512, "ours": 512},
-        )
-        print(f"  -> {rates['ours'] / rates['transformers']:.2f} x transformers.generate", flush=True)
+        seconds = interleaved({"transformers": theirs, "ours": ours}, rounds, clock)
+        report(f"hidden {hidden}", seconds, {"transformers": 512, "ours": 512})
+        print(f"  -> {ratio(seconds, 'ours', 'transformers'):.2f} x transformers.generate", flush=True)
 
 
 def members_of(model: LocalModel, count: int) -> dict[str, FactoredMembers]:
@@ -139,7 +142,7 @@ def members_of(model: LocalModel, count: int) -> dict[str, FactoredMembers]:
     }
 
 
-def population(rounds: int) -> None:
+def population(rounds: int, clock: Callable[[], float]) -> None:
     """32 members, rank 1, all linears of the layers, against one model with the same number of rows."""
     for hidden in (256, 512):
         model = random_model(hidden)
@@ -152,11 +155,12 @@ def population(rounds: int) -> None:
                 ),
             }
             tokens = dict.fromkeys(ways, 32 * each * 32)
-            rates = report(f"hidden {hidden}, {each} prompts each", interleaved(ways, rounds), tokens)
-            print(f"  -> {100 * rates['32 members'] / rates['one model']:.0f} % of one model's tokens/s", flush=True)
+            seconds = interleaved(ways, rounds, clock)
+            report(f"hidden {hidden}, {each} prompts each", seconds, tokens)
+            print(f"  -> {100 * ratio(seconds, '32 members', 'one model'):.0f} % of one model's tokens/s", flush=True)
 
 
-def batch(rounds: int) -> None:
+def batch(rounds: int, clock: Callable[[], float]) -> None:
     """n prompts in one batch against one after the other."""
     model = random_model(256)
     for count in (1, 2, 4, 8, 16, 32, 64):
@@ -164,11 +168,12 @@ def batch(rounds: int) -> None:
             "one after another": lambda count=count: [model.generate([p], greedy(24)) for p in prompts(count)],
             "one batch": lambda count=count: model.generate(prompts(count), greedy(24)),
         }
-        rates = report(f"{count} prompts", interleaved(ways, max(2, rounds // 2)), dict.fromkeys(ways, count * 24))
-        print(f"  -> {rates['one batch'] / rates['one after another']:.2f} x", flush=True)
+        seconds = interleaved(ways, max(2, rounds // 2), clock)
+        report(f"{count} prompts", seconds, dict.fromkeys(ways, count * 24))
+        print(f"  -> {ratio(seconds, 'one batch', 'one after another'):.2f} x", flush=True)
 
 
-def refill(rounds: int) -> None:
+def refill(rounds: int, clock: Callable[[], float]) -> None:
     """64 answers of 4 to 64 tokens through 8 slots, against batches of 8 that wait for their longest."""
     model = random_model(256)
     lengths = torch.randint(4, 65, (64,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -186,11 +191,12 @@ def refill(rounds: int) -> None:
         "waiting": lambda: run([requests[i : i + 8] for i in range(0, 64, 8)]),
         "refilled": lambda: run([requests]),
     }
-    rates = report("64 answers, 8 slots", interleaved(ways, rounds), dict.fromkeys(ways, sum(lengths)))
-    print(f"  -> {rates['refilled'] / rates['waiting']:.2f} x", flush=True)
+    seconds = interleaved(ways, rounds, clock)
+    report("64 answers, 8 slots", seconds, dict.fromkeys(ways, sum(lengths)))
+    print(f"  -> {ratio(seconds, 'refilled', 'waiting'):.2f} x", flush=True)
 
 
-def cache(rounds: int) -> None:
+def cache(rounds: int, clock: Callable[[], float]) -> None:
     """What a request pays for its model: a hit, and a cold load from a safetensors file on disk."""
     from hyperfunc_serve.model_cache import ModelCache
     from hyperfunc_serve.worker import ModelWorker
@@ -218,7 +224,7 @@ def cache(rounds: int) -> None:
         held.close()
 
 
-def stream(rounds: int) -> None:
+def stream(rounds: int, clock: Callable[[], float]) -> None:
     """Time to the first token and to the end: one stream, then 64 at once."""
     import httpx
 
@@ -257,7 +263,7 @@ def stream(rounds: int) -> None:
             )
 
 
-def malformed(rounds: int) -> None:
+def malformed(rounds: int, clock: Callable[[], float]) -> None:
     """10 000 requests from the generator of tests/serve/test_serve_api.py; memory after warm-up and at the end."""
     from hyperfunc_serve.demo_model import demo_model
     from hyperfunc_serve.running import server_in_thread
@@ -288,11 +294,15 @@ def main() -> None:
     parser.add_argument("what", choices=sorted(ways))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     load = os.getloadavg()[0]
-    print(f"{arguments.what}: {arguments.threads} threads, load {load:.1f}, torch {torch.__version__}, {sys.platform}")
-    ways[arguments.what](arguments.rounds)
+    print(
+        f"{arguments.what}: {arguments.threads} threads, {arguments.clock} time, load {load:.1f}, "
+        f"torch {torch.__version__}, {sys.platform}"
+    )
+    ways[arguments.what](arguments.rounds, time.perf_counter if arguments.clock == "wall" else time.process_time)
 
 
 if __name__ == "__main__":

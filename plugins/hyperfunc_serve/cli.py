@@ -128,7 +128,7 @@ def info(
             for field, entry in value.items():
                 typer.echo(f"{field:>20}  {entry['value']!r} ({entry['from']})")
         else:
-            typer.echo(f"{name:>20}  {value:,}" if isinstance(value, int) else f"{name:>20}  {value}")
+            typer.echo(f"{name:>20}  {value:,}" if type(value) is int else f"{name:>20}  {value}")
 
 
 def _name_and_path(given: str) -> tuple[str, Path]:

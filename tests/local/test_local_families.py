@@ -20,6 +20,7 @@ from hyperfunc_local.errors import UnsupportedArchitectureError
 from hyperfunc_local.loading import load_model, save_model
 from hyperfunc_local.model import LocalModel
 from hyperfunc_local.models import fallback
+from hyperfunc_local.models.configuration import LlamaConfig
 from hyperfunc_local.models.weights import BoundWeights
 from hyperfunc_local.module import LlamaModule
 from hyperfunc_local.sampling.parameters import DecodingParameters
@@ -195,8 +196,14 @@ class TestLlamaFamily(ModelFamilyContract):
     def family_case(self, request: pytest.FixtureRequest, tmp_path: Path) -> ModelFamilyCase:
         from hyperfunc_local import plugin
 
-        changes = {"mistral": {"windows": (3, 3)}, "qwen2": {"qkv_bias": True}, "qwen3": {"query_key_norm": True}}
-        config = replace(demo_model(hidden=32).config, family=request.param, **changes.get(request.param, {}))
+        changes: dict[str, Any] = {
+            "mistral": {"windows": (3, 3)},
+            "qwen2": {"qkv_bias": True},
+            "qwen3": {"query_key_norm": True},
+        }
+        demo = demo_model(hidden=32).config
+        assert isinstance(demo, LlamaConfig)
+        config = replace(demo, family=request.param, **changes.get(request.param, {}))
         save_model(LocalModel(config, random_weights(config.shapes())), tmp_path)
         data = json.loads((tmp_path / "config.json").read_text())
         plugins = Plugins()
@@ -210,3 +217,26 @@ class TestLlamaFamily(ModelFamilyContract):
 def random_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {n: torch.randn(s, generator=generator) * 0.2 + (len(s) == 1) for n, s in shapes.items()}
+
+
+def test_other_architectures_are_described_and_served(tmp_path: Path) -> None:
+    import httpx
+    import typer
+    from typer.testing import CliRunner
+
+    from hyperfunc_serve.cli import info
+    from hyperfunc_serve.running import server_in_thread
+
+    saved("GPTNeoX", tmp_path / "neox")
+    app = typer.Typer()
+    app.command()(info)
+    assert CliRunner().invoke(app, [str(tmp_path / "neox")]).exit_code == 1
+    described = CliRunner().invoke(app, [str(tmp_path / "neox"), "--fallback", "--json"])
+    facts = json.loads(described.stdout)  # transformers draws its progress on stderr
+    assert (facts["vocabulary"], facts["context"]) == (61, 64)
+    model = load_model(tmp_path / "neox", fallback=True)
+    body = {"prompt": PROMPTS, "max_tokens": 8, "temperature": 0, "logprobs": 0, "ignore_eos": True}
+    with server_in_thread({"neox": lambda: model}) as (url, _):
+        choices = httpx.post(f"{url}/v1/completions", json=body, timeout=30).json()["choices"]
+    expected = [[str(t) for t in a.tokens] for a in model.generate(PROMPTS, GREEDY)[0]]
+    assert [c["logprobs"]["tokens"] for c in choices] == expected

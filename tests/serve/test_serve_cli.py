@@ -35,6 +35,7 @@ def test_info_describes_a_model(tmp_path: Path) -> None:
     assert facts["decoding"]["top_p"] == {"value": 0.9, "from": "default"}
     plain = CliRunner().invoke(APP, ["info", str(tmp_path / "tiny")])
     assert "vocabulary  261" in plain.output
+    assert "chat_template  True" in plain.output
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ def _one_query(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | 
     groups, length = keys.shape[1], keys.shape[2]
     grouped = queries.reshape(rows * groups, heads // groups, size)
     flat = rows * groups
-    scores = torch.bmm(grouped, keys.reshape(flat, length, size).mT).mul_(size**-0.5)
+    nothing = grouped.new_empty(())  # a batched product that scales by itself wants something to add to
+    scores = torch.baddbmm(nothing, grouped, keys.reshape(flat, length, size).mT, beta=0, alpha=size**-0.5)
     if visible is not None:
         shaped = scores.view(rows, heads, 1, length)
         scores = shaped.masked_fill_(~visible, torch.finfo(scores.dtype).min).view_as(scores)

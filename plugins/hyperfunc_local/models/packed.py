@@ -24,7 +24,8 @@ class PackedWeights:
         self._weights = weights
         self._packed: dict[tuple[str, ...], tuple[Tensor, Tensor | None]] = {}
         self._lock = threading.Lock()
-        self._usable = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        known = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        self._product = torch.ops.mkldnn._linear_pointwise.default if known else None
 
     def linears(self, x: Tensor, names: tuple[str, ...], *, biased: bool) -> Tensor | None:
         """``x @ weightᵀ + bias`` of several linears, side by side; ``None`` where plain products have to be taken.
@@ -33,14 +34,12 @@ class PackedWeights:
             names: of the linears, without ``.weight``.
             biased: whether to add their biases, where there are any.
         """
-        if not self._usable or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
+        if self._product is None or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
             return None
         packed = self._packed.get(names)
         if packed is None:
             packed = self._pack(names)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, packed[0], packed[1] if biased else None, "none", [], ""
-        )
+        product: Tensor = self._product(x, packed[0], packed[1] if biased else None, "none", [], "")
         return product
 
     def _pack(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor | None]:

@@ -7,6 +7,7 @@ vectors (norms, biases) are looked up here. Knows the names of weights, not what
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,16 @@ from hyperfunc_local.adapters import Adapter, FactoredAdapter, adapter_for, plai
 from hyperfunc_local.models.packed import PackedWeights
 
 __all__ = ["BoundWeights"]
+
+
+class _Plan(NamedTuple):
+    """How linears of one input are computed: worked out once, since a decode step asks for dozens."""
+
+    adapters: tuple[Adapter | None, ...]
+    sizes: list[int]  # of the outputs
+    packed: bool  # the product over shared weights may come from packed ones
+    own_bias: bool  # members have biases of their own
+    shared: bool  # nothing is any member's own
 
 
 class BoundWeights:
@@ -49,6 +60,7 @@ class BoundWeights:
         self.shared = shared
         self._packed = packed
         self.adapters: dict[str, Adapter] = dict(adapters or {})
+        self._plans: dict[tuple[str, ...], _Plan] = {}
         self._vectors: dict[str, Tensor] = {}  # name -> [P, 1, d]
         self._tables: dict[str, DenseMembers | FactoredMembers] = {}
         sizes = {values.size for values in (members or {}).values()} | ({size} if size is not None else set())
@@ -104,21 +116,36 @@ class BoundWeights:
 
     def linears(self, x: Tensor, names: tuple[str, ...]) -> Sequence[Tensor]:
         """Several linears of one input; where the weights are packed, views of one product."""
-        adapters = [self.adapters.get(name + ".weight") for name in names]
-        if self._packed is None or not all(a is None or isinstance(a, FactoredAdapter) for a in adapters):
-            return [self._plain(x, name, adapter) for name, adapter in zip(names, adapters, strict=True)]
-        own_bias = any(name + ".bias" in self._vectors for name in names)
-        joined = self._packed.linears(x, names, biased=not own_bias)
+        plan = self._plans.get(names)
+        if plan is None:
+            plan = self._plans[names] = self._plan(names)
+        joined = (
+            self._packed.linears(x, names, biased=not plan.own_bias)
+            if plan.packed and self._packed is not None
+            else None
+        )
         if joined is None:
-            return [self._plain(x, name, adapter) for name, adapter in zip(names, adapters, strict=True)]
-        sizes = [len(self.shared[name + ".weight"]) for name in names]
-        parts = (joined,) if len(names) == 1 else torch.split(joined, sizes, -1)
-        for name, adapter, part in zip(names, adapters, parts, strict=True):
-            if own_bias and name + ".bias" in self.shared:
+            return [self._plain(x, name, adapter) for name, adapter in zip(names, plan.adapters, strict=True)]
+        parts = (joined,) if len(names) == 1 else joined.split_with_sizes(plan.sizes, -1)
+        if plan.shared:
+            return parts
+        for name, adapter, part in zip(names, plan.adapters, parts, strict=True):
+            if plan.own_bias and name + ".bias" in self.shared:
                 part += self.vector(name + ".bias")
             if isinstance(adapter, FactoredAdapter):
                 adapter.add_to(part, x)
         return parts
+
+    def _plan(self, names: tuple[str, ...]) -> _Plan:
+        adapters = tuple(self.adapters.get(name + ".weight") for name in names)
+        own_bias = any(name + ".bias" in self._vectors for name in names)
+        return _Plan(
+            adapters,
+            [len(self.shared[name + ".weight"]) for name in names],
+            packed=all(a is None or isinstance(a, FactoredAdapter) for a in adapters),
+            own_bias=own_bias,
+            shared=not own_bias and all(a is None for a in adapters),
+        )
 
     def _plain(self, x: Tensor, name: str, adapter: Adapter | None) -> Tensor:
         weight = self.shared[name + ".weight"]
