@@ -67,11 +67,12 @@ _CALLBACKS = (
 
 def _is_logged(litellm: Any, params: Mapping[str, Any]) -> bool:
     """Whether anybody has asked litellm, for all calls or for this one, to be told of them."""
-    if any(name in params for name in _CALLBACKS):
-        return True
-    listeners = {listener for name in _CALLBACKS for listener in getattr(litellm, name, None) or ()}
-    # litellm lists its reply cache when it merely loads its Gemini code; without a cache nobody listens there.
-    return bool(listeners if litellm.cache is not None else listeners - {"cache"})
+    for name in _CALLBACKS:
+        listeners = getattr(litellm, name, None)
+        # litellm lists its reply cache when it merely loads its Gemini code; without a cache nobody listens there.
+        if name in params or (listeners and (listeners != ["cache"] or litellm.cache is not None)):
+            return True
+    return False
 
 
 @cache
