@@ -53,21 +53,20 @@ class LLMRuntime:
         self._endpoints = endpoints if endpoints is None or isinstance(endpoints, Endpoints) else Endpoints(endpoints)
         self._custom, self._post = tuple(classify_custom), tuple(post_classify)
         # The latest answer per alias; merging twenty-odd fields of five levels would be the dearest part of a call.
-        self._resolved: dict[str, tuple[tuple[Any, ...], Endpoint]] = {}
+        self._resolved: dict[str, tuple[tuple[Endpoints, ...], Endpoint | None, Endpoint | None, Endpoint]] = {}
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopState] = WeakKeyDictionary()
 
     # --- configuration -------------------------------------------------------------------------------------------
 
     def endpoint(self, alias: str, call: Endpoint | None = None, bound: Endpoint | None = None) -> Endpoint:
         """Everything known about ``alias``; see :func:`~hyperfunc_llm.endpoints.resolve_endpoint`."""
-        levels = (endpoint_stack(), call, bound)
-        known = self._resolved.get(alias)
-        if known is not None and all(a is b for a, b in zip(known[0], levels, strict=True)):
-            return known[1]
+        stack, known = endpoint_stack(), self._resolved.get(alias)
+        if known is not None and known[0] is stack and known[1] is call and known[2] is bound:
+            return known[3]
         if self._endpoints is None:
             self._endpoints = Endpoints.load()
         endpoint = resolve_endpoint(alias, self._endpoints, call, bound)
-        self._resolved[alias] = (levels, endpoint)
+        self._resolved[alias] = (stack, call, bound, endpoint)
         return endpoint
 
     def check(self, *aliases: str) -> None:

@@ -96,27 +96,27 @@ async def test_attempt_timeout_is_kept(
 async def test_waiting_for_admission_is_not_charged_to_an_attempt(
     server: LLMServer, play: Play, make_runtime: Make, ask: Ask
 ) -> None:
-    play(latency_s=0.06)
-    runtime = make_runtime(concurrency=1, attempt_timeout_s=0.15, transport_retries=0)
+    play(latency_s=0.1)
+    runtime = make_runtime(concurrency=1, attempt_timeout_s=0.45, transport_retries=0)
     responses = await asyncio.gather(*(ask(runtime, f"q{i}") for i in range(6)))
     assert len(responses) == 6
-    assert max(r.timings.admission_s for r in responses) > 0.2
+    assert max(r.timings.admission_s for r in responses) > 0.45
 
 
 async def test_the_deadline_of_a_call_starts_with_its_admission_and_covers_its_repeats(
     server: LLMServer, play: Play, make_runtime: Make, ask: Ask
 ) -> None:
-    play(latency_s=0.06)
-    runtime = make_runtime(concurrency=1, timeout_s=0.15)
+    play(latency_s=0.1)
+    runtime = make_runtime(concurrency=1, timeout_s=0.45)
     assert len(await asyncio.gather(*(ask(runtime, f"q{i}") for i in range(6)))) == 6
-    play(Rule(fault="status", status=500), latency_s=0.06)
+    play(Rule(fault="status", status=500), latency_s=0.1)
     start = time.perf_counter()
     with pytest.raises(DeadlineError) as caught:
         await runtime.complete(
             "m", LLMRequest(({"role": "user", "content": "x"},)), call=Endpoint(transport_retries=99)
         )
-    assert 0.05 < time.perf_counter() - start < 0.4
-    assert caught.value.usage.calls == server.counters()["requests"]
+    assert 0.3 < time.perf_counter() - start < 5  # 99 repeats take ten seconds
+    assert 1 < caught.value.usage.calls == server.counters()["requests"]
 
 
 async def test_empty_replies_are_paid_for_once(

@@ -54,7 +54,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 def read_rate_headers(headers: Mapping[str, str]) -> RateHeaders:
     """Limits in the forms of OpenAI (``x-ratelimit-…``) and Anthropic (``anthropic-ratelimit-…``), litellm's
     ``llm_provider-`` prefix allowed. ``headers`` have lower-case names."""
-    if not any("ratelimit" in name for name in headers):
+    if "ratelimit" not in "\n".join(headers):
         return _SILENT
     plain = {name.removeprefix("llm_provider-"): value for name, value in headers.items()}
 
