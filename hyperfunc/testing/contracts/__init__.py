@@ -21,6 +21,7 @@ from hyperfunc.testing.contracts.prompt_optimizers import PromptOptimizerContrac
 from hyperfunc.testing.contracts.run_events import RunEventsContract, sample_events
 from hyperfunc.testing.contracts.scorers import ScorerCase, ScorerContract
 from hyperfunc.testing.contracts.strategies import StrategyContract
+from hyperfunc.testing.contracts.tensor_environments import TensorEnvironmentContract
 from hyperfunc.testing.contracts.trackers import TrackerCase, TrackerContract
 from hyperfunc.testing.contracts.transports import TransportCase, TransportContract
 
@@ -45,6 +46,7 @@ __all__ = [
     "ScorerCase",
     "ScorerContract",
     "StrategyContract",
+    "TensorEnvironmentContract",
     "TrackerCase",
     "TrackerContract",
     "TransportCase",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Coroutine
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +31,9 @@ def _same_leaf(left: Any, right: Any) -> bool:
         if not (isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor)) or left.shape != right.shape:
             return False
         return left.dtype == right.dtype and torch.equal(left.nan_to_num(nan=0.5), right.nan_to_num(nan=0.5))
+    if is_dataclass(left) and not isinstance(left, type):
+        compared = [field.name for field in fields(left) if field.compare]
+        return type(left) is type(right) and all(same(getattr(left, n), getattr(right, n)) for n in compared)
     equal = left == right
     return bool(equal.all() if hasattr(equal, "all") else equal) or bool(left != left and right != right)
 
