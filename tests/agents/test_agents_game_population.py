@@ -335,3 +335,19 @@ async def test_environments_are_closed_when_the_evaluation_ends():
     await outcomes(Linear(), Closing, "lifted", members=2, seeds=2)
     assert len(made) >= 4
     assert all(env.closed for env in made)
+
+
+@pytest.mark.parametrize("execution", ["lifted", "sequential"])
+async def test_the_environments_own_limit_truncates(execution: str):
+    system = Linear()
+    example = episodes("CartPole-v1", [0])[0].inputs
+    await system.execute({**example, "max_steps": 1})
+    steady = torch.tensor([[0.0] * 5, [0.1, 0.3, 2.0, 1.0, 0.0]])
+    falling = torch.tensor([[0.0] * 5, [0.0, 0.0, 0.0, 0.0, 1.0]])
+    block = {"score.hp": DenseMembers(torch.stack([steady, falling]))}
+    with PopulationRunner(system.program(), resolve_settings(Settings(execution=execution, workers=1))) as runner:
+        (outcome,) = await runner.run(lambda _: block, [0], ExampleBatch([example]), lambda _, outcome: outcome)
+    (long,), (short,) = outcome
+    assert (long.steps, long.done, long.truncated) == (500, False, True)
+    assert (short.done, short.truncated) == (True, False)
+    assert short.steps < 20
