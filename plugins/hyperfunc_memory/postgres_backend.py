@@ -138,7 +138,7 @@ class PostgresBackend:
     def export(self, selector: ScopeSelector, as_of: int | None = None, *, superseded: bool) -> list[MemoryEntry]:
         condition, values = _SQL.selected(selector, as_of, superseded=superseded)
         return self._select(
-            f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} WHERE {condition} ORDER BY e.created_at DESC, e.id DESC",
+            f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} WHERE {condition} {NEWEST_FIRST}",
             values,
         )
 
