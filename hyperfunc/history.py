@@ -139,7 +139,7 @@ class OptimizeResult:
         history: every generation.
         finish_reason: ``"completed"``, ``"target"``, ``"patience"``, ``"callback"``, ``"budget:<limit>"``,
             ``"nothing to optimize"``, ``"no headroom"``, ``"all members failed"``.
-        execution: ``"lifted"``, ``"gathered"`` or ``"sequential"``, and in ``reason`` why.
+        execution: ``"lifted"``, ``"gathered"``, ``"sequential"`` or ``"engine"``, and in ``reason`` why.
         notes: what else was noticed: operations that materialised a weight, components that appeared too late, …
         errors: examples of what runs raised, at most ten.
         dropped: members dropped over all generations.

@@ -115,8 +115,9 @@ def hyperfunc_register_engines(register: Register) -> None:
     ``async run_block(program, block, inputs, settings) -> BlockOutcome``: where one block of members is run. The
     outcome is that of :func:`hyperfunc.population.sequential.run_sequential`, whatever machine computed it.
 
-    No engine is built in, and ``optimize`` does not ask for one by name yet: an engine is got with
-    ``current_plugins().get("engines", name)`` and called by whoever drives the population."""
+    ``Settings(engine=name)`` makes ``evaluate`` and ``optimize`` run their blocks there, up to ``workers`` at a time;
+    an engine is built anew for every run, and its ``close()``, if it has one, is called at the end. No engine is
+    built in."""
 
 
 @hookspec

@@ -30,6 +30,7 @@ class Settings:
 
     Attributes:
         execution: how a population is run; ``"auto"`` lifts where that is proven right and gathers elsewhere.
+        engine: the registered engine that runs blocks of members, in place of the ways above (default: none).
         workers: threads that run blocks of members, each with one intra-op thread (default: the machine's cores).
         max_batch_size: most (member, example) pairs in one kernel, kept by whole blocks (default: no limit).
         memory_bytes: byte budget for one kernel's inputs and members; the smaller of the two limits holds.
@@ -44,6 +45,7 @@ class Settings:
     """
 
     execution: Execution | None = None
+    engine: str | None = None
     workers: int | None = None
     max_batch_size: int | None = None
     memory_bytes: int | None = None
@@ -61,6 +63,8 @@ class Settings:
             raise ConfigurationError(
                 f"execution: expected 'auto', 'lifted', 'gathered' or 'sequential', got {self.execution!r}"
             )
+        if self.engine is not None and (not isinstance(self.engine, str) or not self.engine):
+            raise ConfigurationError(f"engine: expected the name of a registered engine, got {self.engine!r}")
         for name in ("workers", "max_batch_size", "memory_bytes", "window", "concurrency"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):

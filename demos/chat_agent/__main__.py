@@ -17,7 +17,7 @@ def report(view: GenerationView) -> None:
     print(f"generation {generation.index + 1:3}  mean {generation.mean:6.3f}  best {generation.best:6.3f}")
 
 
-async def main(seed: int, *, steps: int = 100) -> Report:
+async def main(seed: int, *, steps: int = 60) -> Report:
     """Train and test a barista."""
     barista = open_barista(seed)
     before = await examine(barista)

@@ -49,11 +49,14 @@ COMMON = frozenset(
 )
 
 
+FRAME = frozenset(("drink", "favourite", "memories", "preferred", "relevant"))  # words that every memory has
+
+
 @cache
-def features(text: str) -> Tensor:
-    """Which hashed words are in ``text``, common ones apart; shape ``[BUCKETS]``."""
+def features(text: str, ignored: frozenset[str] = COMMON) -> Tensor:
+    """Which hashed words are in ``text``, ``ignored`` ones apart; shape ``[BUCKETS]``."""
     bag = torch.zeros(BUCKETS)
-    for word in {*re.findall(r"[a-z]+", text.lower())} - COMMON:
+    for word in {*re.findall(r"[a-z]+", text.lower())} - ignored:
         bag[zlib.crc32(word.encode()) % BUCKETS] = 1.0
     return bag
 
@@ -76,7 +79,9 @@ class Barista(HyperSystem):
         intent = INTENTS[int((await self.intent(features(message))).argmax())]
         reply = REPLIES[intent]
         if intent == "order":
-            reply = reply.format(drink=DRINKS[int((await self.drink(features(memory_context))).argmax())])
+            reply = reply.format(
+                drink=DRINKS[int((await self.drink(features(memory_context, COMMON | FRAME))).argmax())]
+            )
         return ChatResponse(reply, done=intent == "thanks", metadata={"intent": intent})
 
 
@@ -95,7 +100,7 @@ def open_barista(seed: int = 0) -> Barista:
 
 
 async def train(
-    barista: Barista, seed: int = 0, callback: Callback | None = None, *, steps: int = 100, guests: int = 5
+    barista: Barista, seed: int = 0, callback: Callback | None = None, *, steps: int = 60, guests: int = 8
 ) -> OptimizeResult:
     """Evolve both classifiers, on fresh guests in every generation."""
     found = torch.get_num_threads()

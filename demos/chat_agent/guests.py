@@ -13,8 +13,8 @@ from hyperfunc_memory import Memory, MemoryEntry, MemoryType
 
 __all__ = ["Guest", "Service", "guest_examples", "remember_regulars", "served"]
 
-_PATIENCE = {"chatty": 2, "terse": 2, "impatient": 1}  # wrong drinks before a guest leaves
-MOST_TURNS = 9
+_PATIENCE = {"chatty": 1, "terse": 1, "impatient": 0}  # wrong drinks before a guest leaves
+MOST_TURNS = 7
 
 
 class Guest:

@@ -15,7 +15,7 @@ from hyperfunc_agents import Conversation
 
 __all__ = ["Visit", "build_page", "training"]
 
-STEPS = 100
+STEPS = 60
 
 
 class Visit:

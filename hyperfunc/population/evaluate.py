@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from hyperfunc.errors import InputMutatedError, LiftError
+from hyperfunc.population.engines import close_engine, engine_for, run_on_engine
 from hyperfunc.population.gathered import run_gathered
 from hyperfunc.population.inputs import InputGroup, contains_numbers, group_inputs
 from hyperfunc.population.lifted import LiftRefusedError, run_lifted
@@ -53,10 +54,11 @@ class PopulationRunner:
 
     Args:
         program: what to run.
-        settings: resolved settings; ``execution`` may force a way.
+        settings: resolved settings; ``execution`` may force a way, and ``engine`` name who runs the blocks.
 
     Attributes:
-        execution: the way taken: ``"lifted"``, ``"gathered"``, ``"sequential"``; ``""`` before the first run.
+        execution: the way taken: ``"lifted"``, ``"gathered"``, ``"sequential"``, ``"engine"``; ``""`` before the first
+            run.
         reason: why.
         notes: what else was noticed (an output that is the same for every member, …).
         learned: values of θ that the next generation runs under, where runs teach any
@@ -75,13 +77,17 @@ class PopulationRunner:
         self._lifted_runs = 0
         self._members_of_first: int | None = None
         self._workers = BlockWorkers(settings.workers or 1)
-        if settings.execution in ("gathered", "sequential"):
+        self._engine = engine_for(settings)
+        if self._engine is not None:
+            self._decide("engine", f"asked for by engine={settings.engine!r}")
+        elif settings.execution in ("gathered", "sequential"):
             self._decide(settings.execution, "asked for by execution=")
 
     def close(self) -> None:
         self._workers.close()
         if self.program.block_executor is not None:
             self.program.block_executor.close()
+        close_engine(self._engine)
 
     def __enter__(self) -> PopulationRunner:
         return self
@@ -159,7 +165,7 @@ class PopulationRunner:
 
     def restore_decision(self, decision: Mapping[str, Any]) -> None:
         """Go on as :meth:`decision` says; what ``execution=`` forces stays forced."""
-        if not self.execution:
+        if not self.execution and decision["execution"] != "engine":  # an engine is asked for anew, or not at all
             self._decide(decision["execution"], decision["reason"])
         self.notes = list(decision["notes"])
         self._lift_numbers = decision["lift_numbers"]
@@ -368,6 +374,11 @@ class PopulationRunner:
         self, ask: AskBlock, blocks: Sequence[int], batch: ExampleBatch, reduce: Callable[[int, BlockOutcome], R]
     ) -> list[R]:
         """The same as :meth:`run` by tasks on the running loop, and without deciding how the population will run."""
+        if self._engine is not None:
+            most = self._at_once(ask, blocks, batch)
+            return await run_on_engine(
+                self._engine, self.program, ask, blocks, batch.inputs, reduce, settings=self.settings, at_once=most
+            )
         results = []
         for index in blocks:
             if self.execution == "sequential":

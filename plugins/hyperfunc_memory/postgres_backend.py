@@ -21,8 +21,18 @@ from hyperfunc.errors import MissingDependencyError
 from hyperfunc_memory.backend import Match, ReadFilter, ScopeSelector
 from hyperfunc_memory.entries import MemoryEntry, Scope
 from hyperfunc_memory.errors import MemoryInputError, MemoryStoreError
-from hyperfunc_memory.rows import ENTRY_COLUMNS, entry_from_row
-from hyperfunc_memory.text import content_hash, entity_key, indexed_words, scoped_words
+from hyperfunc_memory.rows import (
+    ENTRY_COLUMNS,
+    ENTRY_SOURCE,
+    NEWEST_FIRST,
+    PENDING,
+    Dialect,
+    entry_from_row,
+    entry_values,
+    merged,
+    search_texts,
+)
+from hyperfunc_memory.text import content_hash, entity_key, scoped_words
 
 try:
     import psycopg
@@ -35,8 +45,8 @@ from hyperfunc_memory.postgres_schema import migrate
 
 __all__ = ["PostgresBackend"]
 
-_FROM = "memory_entries e JOIN memory_scopes s ON s.id = e.scope_id"
-_PENDING = 0  # no entry has this id: marks what is about to be superseded
+# Not IS NULL: that would draw the planner to the partial indexes, whose condition it is, off better ones.
+_SQL = Dialect(parameter="%({})s", active="coalesce(e.superseded_by, -1) = -1", true="true")
 _WRITERS_LOCK = 0x68660002
 _MAX_CONNECTIONS = 8
 _CONNECT_SECONDS = 15
@@ -96,17 +106,17 @@ class PostgresBackend:
         return [Match(entry_from_row(found), found[-1]) for found in rows]
 
     def recent(self, scope: Scope, read: ReadFilter, limit: int) -> list[MemoryEntry]:
-        condition, values = _readable(read)
+        condition, values = _SQL.readable(read)
         return self._select(
-            f"SELECT {ENTRY_COLUMNS} FROM {_FROM} WHERE s.key = %(key)s AND {condition}"
-            " ORDER BY e.created_at DESC, e.id DESC LIMIT %(limit)s",
+            f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} WHERE s.key = %(key)s AND {condition}"
+            f" {NEWEST_FIRST} LIMIT %(limit)s",
             {"key": scope.key, "limit": limit, **values},
         )
 
     def by_entity(self, scope: Scope, key: str, read: ReadFilter, limit: int) -> list[MemoryEntry]:
-        condition, values = _readable(read)
+        condition, values = _SQL.readable(read)
         return self._select(
-            f"SELECT {ENTRY_COLUMNS} FROM {_FROM}"
+            f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE}"
             " JOIN memory_entities n ON n.entry_id = e.id AND n.scope_id = e.scope_id"
             f" WHERE s.key = %(key)s AND n.entity = %(entity)s AND {condition}"
             " ORDER BY e.importance DESC, e.created_at DESC, e.id DESC LIMIT %(limit)s",
@@ -120,15 +130,16 @@ class PostgresBackend:
             " JOIN newest ON e.id = newest.id WHERE e.superseded_by IS NOT NULL),"
             " chain(id) AS (SELECT id FROM newest UNION SELECT e.id FROM memory_entries e"
             " JOIN chain ON e.superseded_by = chain.id)"
-            f" SELECT {ENTRY_COLUMNS} FROM {_FROM} JOIN chain ON chain.id = e.id"
+            f" SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} JOIN chain ON chain.id = e.id"
             " WHERE s.key = %(key)s AND (%(as_of)s::bigint IS NULL OR e.id <= %(as_of)s::bigint) ORDER BY e.id",
             {"id": entry_id, "key": scope.key, "as_of": as_of},
         )
 
     def export(self, selector: ScopeSelector, as_of: int | None = None, *, superseded: bool) -> list[MemoryEntry]:
-        condition, values = _selected(selector, as_of, superseded=superseded)
+        condition, values = _SQL.selected(selector, as_of, superseded=superseded)
         return self._select(
-            f"SELECT {ENTRY_COLUMNS} FROM {_FROM} WHERE {condition} ORDER BY e.created_at DESC, e.id DESC", values
+            f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} WHERE {condition} {NEWEST_FIRST}",
+            values,
         )
 
     def scopes(self, selector: ScopeSelector) -> list[Scope]:
@@ -138,9 +149,9 @@ class PostgresBackend:
         return sorted((scope for scope in found if selector.includes(scope)), key=lambda scope: scope.key)
 
     def count(self, selector: ScopeSelector, as_of: int | None = None) -> int:
-        condition, values = _selected(selector, as_of, superseded=False)
+        condition, values = _SQL.selected(selector, as_of, superseded=False)
         with self._transaction() as connection:
-            row = connection.execute(f"SELECT count(*) FROM {_FROM} WHERE {condition}", values).fetchone()
+            row = connection.execute(f"SELECT count(*) FROM {ENTRY_SOURCE} WHERE {condition}", values).fetchone()
         return int(row[0]) if row else 0
 
     def touch(self, ids: Sequence[int], now: float) -> None:
@@ -164,16 +175,15 @@ class PostgresBackend:
         importance_below: float,
         accessed_before: float | None,
     ) -> int:
-        condition, values = _selected(selector, None, superseded=True)
+        condition, values = _SQL.selected(selector, None, superseded=True)
         condition += " AND e.created_at < %(created)s AND e.importance < %(importance)s"
-        values |= {"created": created_before, "importance": importance_below}
         if accessed_before is not None:
             condition += " AND e.last_accessed < %(accessed)s"
-            values["accessed"] = accessed_before
-        return self._erase(condition, values)
+        limits = {"created": created_before, "importance": importance_below, "accessed": accessed_before}
+        return self._erase(condition, {**values, **limits})
 
     def clear(self, selector: ScopeSelector) -> int:
-        return self._erase(*_selected(selector, None, superseded=True))
+        return self._erase(*_SQL.selected(selector, None, superseded=True))
 
     def watermark(self) -> int:
         with self._transaction() as connection:
@@ -194,30 +204,31 @@ class PostgresBackend:
     def vectors(self, scope: Scope, model: str | None = None) -> list[tuple[int, str, bytes]]:
         with self._transaction() as connection:
             return connection.execute(
-                f"SELECT v.entry_id, v.model, v.vector FROM {_FROM} JOIN memory_vectors v ON v.entry_id = e.id"
+                f"SELECT v.entry_id, v.model, v.vector FROM {ENTRY_SOURCE} JOIN memory_vectors v ON v.entry_id = e.id"
                 " WHERE s.key = %(key)s AND (%(model)s::text IS NULL OR v.model = %(model)s::text) ORDER BY v.entry_id",
                 {"key": scope.key, "model": model},
             ).fetchall()
 
     def fetch(self, scope: Scope, ids: Sequence[int], read: ReadFilter) -> list[MemoryEntry]:
-        condition, values = _readable(read)
+        condition, values = _SQL.readable(read)
         return self._select(
-            f"SELECT {ENTRY_COLUMNS} FROM {_FROM} WHERE e.id = ANY(%(ids)s) AND s.key = %(key)s AND {condition}",
+            f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} WHERE e.id = ANY(%(ids)s) AND s.key = %(key)s AND {condition}",
             {"ids": list(ids), "key": scope.key, **values},
         )
 
     def close(self) -> None:
         self._pool.close()
 
-    def _select(self, statement: str, values: dict[str, Any]) -> list[MemoryEntry]:
+    def _select(self, statement: str, values: Mapping[str, Any]) -> list[MemoryEntry]:
         with self._transaction() as connection:
             rows = connection.execute(statement, values).fetchall()
         return [entry_from_row(row) for row in rows]
 
-    def _erase(self, condition: str, values: dict[str, Any]) -> int:
+    def _erase(self, condition: str, values: Mapping[str, Any]) -> int:
         with self._transaction() as connection:
             rows = connection.execute(
-                f"SELECT e.id, e.superseded_by IS NULL FROM {_FROM} WHERE {condition} ORDER BY e.id FOR UPDATE OF e",
+                f"SELECT e.id, e.superseded_by IS NULL FROM {ENTRY_SOURCE} WHERE {condition}"
+                " ORDER BY e.id FOR UPDATE OF e",
                 values,
             ).fetchall()
             connection.execute("DELETE FROM memory_entries WHERE id = ANY(%s)", ([row[0] for row in rows],))
@@ -283,18 +294,13 @@ def _insert(connection: Connection[Any], scope_id: int, entry: MemoryEntry, now:
     # Retired first: the unique index on active contents would refuse the new row.
     for old in sorted(replaced):
         connection.execute(
-            "UPDATE memory_entries SET superseded_by = %s, superseded_at = %s WHERE id = %s", (_PENDING, now, old)
+            "UPDATE memory_entries SET superseded_by = %s, superseded_at = %s WHERE id = %s", (PENDING, now, old)
         )
     row = connection.execute(
         "INSERT INTO memory_entries (scope_id, content, content_hash, memory_type, importance, created_at,"
         " last_accessed, access_count, entities, metadata, subject, search) VALUES"
         f" (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, {_SEARCH_VECTOR}) RETURNING id",
-        (
-            *(scope_id, entry.content, content_hash(entry.content), entry.memory_type.value, entry.importance),
-            *(entry.created_at, entry.last_accessed, entry.access_count),
-            *(json.dumps(entry.entities), json.dumps(entry.metadata), entry.subject),
-            *_search_values(scope_id, entry.content, entry.entities),
-        ),
+        (scope_id, *entry_values(entry), *search_texts(scope_id, entry.content, entry.entities)),
     ).fetchone()
     assert row is not None
     new_id = int(row[0])
@@ -311,14 +317,14 @@ def _merge(connection: Connection[Any], scope_id: int, entry_id: int, entry: Mem
         "SELECT entities, metadata, content FROM memory_entries WHERE id = %s FOR UPDATE", (entry_id,)
     ).fetchone()
     assert row is not None
-    entities = list(dict.fromkeys([*json.loads(row[0]), *entry.entities]))
+    entities, metadata = merged(row[0], row[1], entry)
     connection.execute(
         "UPDATE memory_entries SET importance = greatest(importance, %s), last_accessed = greatest(last_accessed, %s),"
         f" entities = %s, metadata = %s, search = {_SEARCH_VECTOR} WHERE id = %s",
         (
             *(entry.importance, entry.last_accessed, json.dumps(entities)),
-            json.dumps(json.loads(row[1]) | entry.metadata),
-            *_search_values(scope_id, row[2], entities),
+            metadata,
+            *search_texts(scope_id, row[2], entities),
             entry_id,
         ),
     )
@@ -330,7 +336,7 @@ def _search(scope_id: int, queries: Sequence[str], read: ReadFilter) -> tuple[st
 
     The queries are lexed beforehand: a prepared statement would lex each once more for every row.
     """
-    condition, values = _readable(read)
+    condition, values = _SQL.readable(read)
     numbers = range(len(queries))
     any_query = " || ".join(f"%(query_{i})s::tsquery" for i in numbers)
     ranks = ", ".join(f"ts_rank(e.search, %(query_{i})s::tsquery, 1) AS r{i}" for i in numbers)
@@ -351,17 +357,11 @@ def _search(scope_id: int, queries: Sequence[str], read: ReadFilter) -> tuple[st
             ORDER BY score DESC, id DESC LIMIT %(limit)s)
         SELECT {ENTRY_COLUMNS}, best.score FROM best JOIN memory_entries e ON e.id = best.id
         JOIN memory_scopes s ON s.id = e.scope_id ORDER BY best.score DESC, e.id DESC"""
-    values |= {f"query_{i}": query for i, query in enumerate(queries)}
-    return statement, values | {"scope_id": scope_id}
+    lexed = {f"query_{i}": query for i, query in enumerate(queries)}
+    return statement, {**values, **lexed, "scope_id": scope_id}
 
 
 _SEARCH_VECTOR = "setweight(to_tsvector('english', %s), 'A') || setweight(to_tsvector('english', %s), 'B')"
-
-
-def _search_values(scope_id: int, content: str, entities: Sequence[str]) -> tuple[str, str]:
-    texts = (content, " ".join(entities))
-    words, names = (" ".join(scoped_words(scope_id, indexed_words(text))) for text in texts)
-    return words, names
 
 
 def _write_entities(connection: Connection[Any], scope_id: int, entry_id: int, names: Sequence[str]) -> None:
@@ -369,40 +369,3 @@ def _write_entities(connection: Connection[Any], scope_id: int, entry_id: int, n
         connection.execute(
             "INSERT INTO memory_entities VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", (scope_id, key, entry_id)
         )
-
-
-def _active(as_of: int | None) -> tuple[str, dict[str, Any]]:
-    if as_of is None:
-        # Not IS NULL: that would draw the planner to the partial indexes, whose condition it is, off better ones.
-        return "coalesce(e.superseded_by, -1) = -1", {}
-    return "e.id <= %(as_of)s AND (e.superseded_by IS NULL OR e.superseded_by > %(as_of)s)", {"as_of": as_of}
-
-
-def _readable(read: ReadFilter) -> tuple[str, dict[str, Any]]:
-    condition, values = _active(read.as_of)
-    condition += " AND e.importance >= %(min_importance)s"
-    values["min_importance"] = read.min_importance
-    if read.memory_types is not None:
-        condition += " AND e.memory_type = ANY(%(types)s)"
-        values["types"] = [kind.value for kind in read.memory_types]
-    return condition, values
-
-
-def _selected(selector: ScopeSelector, as_of: int | None, *, superseded: bool) -> tuple[str, dict[str, Any]]:
-    condition: str
-    values: dict[str, Any]
-    if not superseded:
-        condition, values = _active(as_of)
-    elif as_of is None:
-        condition, values = "true", {}
-    else:
-        condition, values = "e.id <= %(as_of)s", {"as_of": as_of}
-    if selector.exact:
-        key = Scope(selector.user_id, selector.agent_id, selector.run_id).key
-        return f"{condition} AND s.key = %(key)s", {**values, "key": key}
-    for name in ("user_id", "agent_id", "run_id"):
-        value = getattr(selector, name)
-        if value is not None:
-            condition += f" AND s.{name} = %({name})s"
-            values[name] = value
-    return condition, values

@@ -22,16 +22,25 @@ from typing import Any
 from hyperfunc_memory.backend import Match, ReadFilter, ScopeSelector
 from hyperfunc_memory.entries import MemoryEntry, Scope
 from hyperfunc_memory.errors import MemoryInputError
-from hyperfunc_memory.rows import ENTRY_COLUMNS, entry_from_row
+from hyperfunc_memory.rows import (
+    ENTRY_COLUMNS,
+    ENTRY_SOURCE,
+    NEWEST_FIRST,
+    PENDING,
+    Dialect,
+    entry_from_row,
+    entry_values,
+    merged,
+    search_texts,
+)
 from hyperfunc_memory.sqlite_connections import SQLiteConnections
-from hyperfunc_memory.sqlite_schema import migrate, search_columns
+from hyperfunc_memory.sqlite_schema import migrate
 from hyperfunc_memory.text import content_hash, entity_key, scoped_words
 
 __all__ = ["SQLiteBackend", "open_sqlite", "sqlite_path"]
 
-_FROM = "memory_entries e JOIN memory_scopes s ON s.id = e.scope_id"
 _CHEAP_ENTRIES = 500
-_PENDING = 0  # no entry has this id: marks what is about to be superseded
+_SQL = Dialect(parameter=":{}", active="e.superseded_by IS NULL", true="1")
 
 
 def sqlite_path(url: str) -> str:
@@ -103,39 +112,40 @@ class SQLiteBackend:
         return found[:limit]
 
     def recent(self, scope: Scope, read: ReadFilter, limit: int) -> list[MemoryEntry]:
-        condition, values = _readable(read)
+        condition, values = _SQL.readable(read)
         return self._select(
-            f"SELECT {ENTRY_COLUMNS} FROM {_FROM} WHERE s.key = ? AND {condition}"
-            " ORDER BY e.created_at DESC, e.id DESC LIMIT ?",
-            (scope.key, *values, limit),
+            f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} WHERE s.key = :key AND {condition}"
+            f" {NEWEST_FIRST} LIMIT :limit",
+            {"key": scope.key, "limit": limit, **values},
         )
 
     def by_entity(self, scope: Scope, key: str, read: ReadFilter, limit: int) -> list[MemoryEntry]:
-        condition, values = _readable(read)
+        condition, values = _SQL.readable(read)
         return self._select(
-            f"SELECT {ENTRY_COLUMNS} FROM {_FROM}"
+            f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE}"
             " JOIN memory_entities n ON n.entry_id = e.id AND n.scope_id = e.scope_id"
-            f" WHERE s.key = ? AND n.entity = ? AND {condition}"
-            " ORDER BY e.importance DESC, e.created_at DESC, e.id DESC LIMIT ?",
-            (scope.key, key, *values, limit),
+            f" WHERE s.key = :key AND n.entity = :entity AND {condition}"
+            " ORDER BY e.importance DESC, e.created_at DESC, e.id DESC LIMIT :limit",
+            {"key": scope.key, "entity": key, "limit": limit, **values},
         )
 
     def history(self, scope: Scope, entry_id: int, as_of: int | None = None) -> list[MemoryEntry]:
         # UNION, not UNION ALL: it ends even if two entries should name each other.
         return self._select(
-            "WITH RECURSIVE newest(id) AS (SELECT ? UNION SELECT e.superseded_by FROM memory_entries e"
+            "WITH RECURSIVE newest(id) AS (SELECT :id UNION SELECT e.superseded_by FROM memory_entries e"
             " JOIN newest ON e.id = newest.id WHERE e.superseded_by IS NOT NULL),"
             " chain(id) AS (SELECT id FROM newest UNION SELECT e.id FROM memory_entries e"
             " JOIN chain ON e.superseded_by = chain.id)"
-            f" SELECT {ENTRY_COLUMNS} FROM {_FROM} JOIN chain ON chain.id = e.id"
-            " WHERE s.key = ? AND (? IS NULL OR e.id <= ?) ORDER BY e.id",
-            (entry_id, scope.key, as_of, as_of),
+            f" SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} JOIN chain ON chain.id = e.id"
+            " WHERE s.key = :key AND (:as_of IS NULL OR e.id <= :as_of) ORDER BY e.id",
+            {"id": entry_id, "key": scope.key, "as_of": as_of},
         )
 
     def export(self, selector: ScopeSelector, as_of: int | None = None, *, superseded: bool) -> list[MemoryEntry]:
-        condition, values = _selected(selector, as_of, superseded=superseded)
+        condition, values = _SQL.selected(selector, as_of, superseded=superseded)
         return self._select(
-            f"SELECT {ENTRY_COLUMNS} FROM {_FROM} WHERE {condition} ORDER BY e.created_at DESC, e.id DESC", values
+            f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} WHERE {condition} {NEWEST_FIRST}",
+            values,
         )
 
     def scopes(self, selector: ScopeSelector) -> list[Scope]:
@@ -144,9 +154,9 @@ class SQLiteBackend:
         return [scope for scope in (Scope(*row) for row in rows) if selector.includes(scope)]
 
     def count(self, selector: ScopeSelector, as_of: int | None = None) -> int:
-        condition, values = _selected(selector, as_of, superseded=False)
+        condition, values = _SQL.selected(selector, as_of, superseded=False)
         with self._connections.reading() as connection:
-            row = connection.execute(f"SELECT count(*) FROM {_FROM} WHERE {condition}", values).fetchone()
+            row = connection.execute(f"SELECT count(*) FROM {ENTRY_SOURCE} WHERE {condition}", values).fetchone()
         return int(row[0])
 
     def touch(self, ids: Sequence[int], now: float) -> None:
@@ -166,12 +176,14 @@ class SQLiteBackend:
         importance_below: float,
         accessed_before: float | None,
     ) -> int:
-        condition, values = _selected(selector, None, superseded=True)
-        condition += " AND e.created_at < ? AND e.importance < ? AND (? IS NULL OR e.last_accessed < ?)"
-        return self._erase(condition, (*values, created_before, importance_below, accessed_before, accessed_before))
+        condition, values = _SQL.selected(selector, None, superseded=True)
+        condition += " AND e.created_at < :created AND e.importance < :importance"
+        condition += " AND (:accessed IS NULL OR e.last_accessed < :accessed)"
+        limits = {"created": created_before, "importance": importance_below, "accessed": accessed_before}
+        return self._erase(condition, {**values, **limits})
 
     def clear(self, selector: ScopeSelector) -> int:
-        return self._erase(*_selected(selector, None, superseded=True))
+        return self._erase(*_SQL.selected(selector, None, superseded=True))
 
     def watermark(self) -> int:
         with self._connections.reading() as connection:
@@ -189,17 +201,17 @@ class SQLiteBackend:
     def vectors(self, scope: Scope, model: str | None = None) -> list[tuple[int, str, bytes]]:
         with self._connections.reading() as connection:
             return connection.execute(
-                f"SELECT v.entry_id, v.model, v.vector FROM {_FROM} JOIN memory_vectors v ON v.entry_id = e.id"
+                f"SELECT v.entry_id, v.model, v.vector FROM {ENTRY_SOURCE} JOIN memory_vectors v ON v.entry_id = e.id"
                 " WHERE s.key = ? AND (? IS NULL OR v.model = ?) ORDER BY v.entry_id",
                 (scope.key, model, model),
             ).fetchall()
 
     def fetch(self, scope: Scope, ids: Sequence[int], read: ReadFilter) -> list[MemoryEntry]:
-        condition, values = _readable(read)
+        condition, values = _SQL.readable(read)
         return self._select(
-            f"SELECT {ENTRY_COLUMNS} FROM {_FROM}"
-            f" WHERE e.id IN (SELECT value FROM json_each(?)) AND s.key = ? AND {condition}",
-            (json.dumps(list(ids)), scope.key, *values),
+            f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE}"
+            f" WHERE e.id IN (SELECT value FROM json_each(:ids)) AND s.key = :key AND {condition}",
+            {"ids": json.dumps(list(ids)), "key": scope.key, **values},
         )
 
     def close(self) -> None:
@@ -216,15 +228,15 @@ class SQLiteBackend:
                     scope_ids[scope] = _scope_id(connection, scope)
                 _write_row(connection, scope_ids[scope], entry)
 
-    def _select(self, statement: str, values: Sequence[Any]) -> list[MemoryEntry]:
+    def _select(self, statement: str, values: Mapping[str, Any]) -> list[MemoryEntry]:
         with self._connections.reading() as connection:
             rows = connection.execute(statement, values).fetchall()
         return [entry_from_row(row) for row in rows]
 
-    def _erase(self, condition: str, values: Sequence[Any]) -> int:
+    def _erase(self, condition: str, values: Mapping[str, Any]) -> int:
         with self._connections.writing() as connection:
             rows = connection.execute(
-                f"SELECT e.id, e.superseded_by IS NULL FROM {_FROM} WHERE {condition}", values
+                f"SELECT e.id, e.superseded_by IS NULL FROM {ENTRY_SOURCE} WHERE {condition}", values
             ).fetchall()
             ids = [(row[0],) for row in rows]
             connection.executemany("DELETE FROM memory_search WHERE rowid = ?", ids)
@@ -259,11 +271,11 @@ def _matches(
     connection: sqlite3.Connection, scope_id: int, ids: Sequence[int], scores: dict[int, float], read: ReadFilter
 ) -> list[Match]:
     """Those of the entries ``ids`` that may be read."""
-    condition, values = _readable(read)
+    condition, values = _SQL.readable(read)
     rows = connection.execute(
-        f"SELECT {ENTRY_COLUMNS} FROM {_FROM}"
-        f" WHERE e.id IN (SELECT value FROM json_each(?)) AND e.scope_id = ? AND {condition}",
-        (json.dumps(ids), scope_id, *values),
+        f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE}"
+        f" WHERE e.id IN (SELECT value FROM json_each(:ids)) AND e.scope_id = :scope AND {condition}",
+        {"ids": json.dumps(ids), "scope": scope_id, **values},
     )
     return [Match(entry_from_row(row), scores[row[0]]) for row in rows]
 
@@ -293,7 +305,7 @@ def _insert(
     # Retired first: the unique index on active contents would refuse the new row.
     connection.executemany(
         "UPDATE memory_entries SET superseded_by = ?, superseded_at = ? WHERE id = ?",
-        [(_PENDING, now, old) for old in replaced],
+        [(PENDING, now, old) for old in replaced],
     )
     new_id = _write_row(connection, scope_id, entry, new=True)
     connection.executemany(
@@ -307,18 +319,13 @@ def _write_row(connection: sqlite3.Connection, scope_id: int, entry: MemoryEntry
         "INSERT INTO memory_entries (id, scope_id, content, content_hash, memory_type, importance, created_at,"
         " last_accessed, access_count, entities, metadata, subject, superseded_by, superseded_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(None if new else entry.id, scope_id, entry.content, content_hash(entry.content)),
-            *(entry.memory_type.value, entry.importance, entry.created_at, entry.last_accessed, entry.access_count),
-            *(json.dumps(entry.entities), json.dumps(entry.metadata), entry.subject),
-            *(entry.superseded_by, entry.superseded_at),
-        ),
+        (None if new else entry.id, scope_id, *entry_values(entry), entry.superseded_by, entry.superseded_at),
     )
     entry_id = cursor.lastrowid
     assert entry_id is not None
     connection.execute(
         "INSERT INTO memory_search (rowid, content, entities) VALUES (?, ?, ?)",
-        (entry_id, *search_columns(scope_id, entry.content, entry.entities)),
+        (entry_id, *search_texts(scope_id, entry.content, entry.entities)),
     )
     _write_entities(connection, scope_id, entry_id, entry.entities)
     return entry_id
@@ -326,19 +333,16 @@ def _write_row(connection: sqlite3.Connection, scope_id: int, entry: MemoryEntry
 
 def _merge(connection: sqlite3.Connection, scope_id: int, entry_id: int, entry: MemoryEntry) -> None:
     row = connection.execute("SELECT entities, metadata FROM memory_entries WHERE id = ?", (entry_id,)).fetchone()
-    entities = list(dict.fromkeys([*json.loads(row[0]), *entry.entities]))
+    entities, metadata = merged(row[0], row[1], entry)
     connection.execute(
         "UPDATE memory_entries SET importance = max(importance, ?), last_accessed = max(last_accessed, ?),"
         " entities = ?, metadata = ? WHERE id = ?",
-        (
-            *(entry.importance, entry.last_accessed, json.dumps(entities)),
-            *(json.dumps(json.loads(row[1]) | entry.metadata), entry_id),
-        ),
+        (entry.importance, entry.last_accessed, json.dumps(entities), metadata, entry_id),
     )
     if entry.entities:
         connection.execute(
             "UPDATE memory_search SET entities = ? WHERE rowid = ?",
-            (search_columns(scope_id, "", entities)[1], entry_id),
+            (search_texts(scope_id, "", entities)[1], entry_id),
         )
         _write_entities(connection, scope_id, entry_id, entry.entities)
 
@@ -365,42 +369,3 @@ def _scope_id(connection: sqlite3.Connection, scope: Scope) -> int:
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
-
-
-def _active(as_of: int | None) -> tuple[str, tuple[Any, ...]]:
-    if as_of is None:
-        return "e.superseded_by IS NULL", ()
-    return "e.id <= ? AND (e.superseded_by IS NULL OR e.superseded_by > ?)", (as_of, as_of)
-
-
-def _readable(read: ReadFilter) -> tuple[str, tuple[Any, ...]]:
-    condition, values = _active(read.as_of)
-    condition += " AND e.importance >= ?"
-    values += (read.min_importance,)
-    if read.memory_types is not None:
-        condition += f" AND e.memory_type IN ({', '.join('?' * len(read.memory_types))})"
-        values += tuple(kind.value for kind in read.memory_types)
-    return condition, values
-
-
-def _selected(selector: ScopeSelector, as_of: int | None, *, superseded: bool) -> tuple[str, tuple[Any, ...]]:
-    condition: str
-    values: tuple[Any, ...]
-    if not superseded:
-        condition, values = _active(as_of)
-    elif as_of is None:
-        condition, values = "1", ()
-    else:
-        condition, values = "e.id <= ?", (as_of,)
-    if selector.exact:
-        key = Scope(selector.user_id, selector.agent_id, selector.run_id).key
-        return f"{condition} AND s.key = ?", (*values, key)
-    for column, value in (
-        ("s.user_id", selector.user_id),
-        ("s.agent_id", selector.agent_id),
-        ("s.run_id", selector.run_id),
-    ):
-        if value is not None:
-            condition += f" AND {column} = ?"
-            values += (value,)
-    return condition, values

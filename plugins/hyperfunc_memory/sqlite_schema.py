@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from hyperfunc_memory.entries import Scope
 from hyperfunc_memory.errors import MemoryInputError, MemorySchemaError
-from hyperfunc_memory.text import content_hash, entity_key, indexed_words, scoped_words
+from hyperfunc_memory.rows import search_texts
+from hyperfunc_memory.text import content_hash, entity_key
 
-__all__ = ["SCHEMA_VERSION", "migrate", "search_columns", "stored_version"]
+__all__ = ["SCHEMA_VERSION", "migrate", "stored_version"]
 
 SCHEMA_VERSION = 3
 
@@ -78,13 +79,6 @@ _COLUMNS_OF_0_3 = {
     "metadata",
     "user_id",
 }
-
-
-def search_columns(scope_id: int, content: str, entities: Sequence[str]) -> tuple[str, str]:
-    """What the full-text index holds of an entry: its words and those of its entities, each with the scope in it."""
-    texts = (content, " ".join(entities))
-    words, names = (" ".join(scoped_words(scope_id, indexed_words(text))) for text in texts)
-    return words, names
 
 
 def stored_version(connection: sqlite3.Connection) -> int:
@@ -159,7 +153,7 @@ def _import_0_3(connection: sqlite3.Connection) -> None:
         )
         connection.execute(
             "INSERT INTO memory_search (rowid, content, entities) VALUES (?, ?, ?)",
-            (entry_id, *search_columns(scope_id, content, names)),
+            (entry_id, *search_texts(scope_id, content, names)),
         )
     connection.execute("DROP TABLE IF EXISTS memories_fts")
     connection.execute("DROP TABLE memories")

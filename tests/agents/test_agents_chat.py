@@ -32,7 +32,8 @@ from hyperfunc_agents import (
 )
 from hyperfunc_llm import Endpoint, LLMRuntime, use_runtime
 from hyperfunc_llm.secrets import SecretKey
-from hyperfunc_memory import Memory, MemoryEntry
+from hyperfunc_memory import Memory, MemoryEntry, SQLiteBackend
+from hyperfunc_memory.snapshot import SnapshotBackend
 
 
 @pytest.fixture(autouse=True)
@@ -344,6 +345,34 @@ async def test_a_thousand_conversations_at_once() -> None:
     left = [thing for thing in gc.get_objects() if type(thing) in ours]
     assert left == []
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.slow
+async def test_many_conversations_with_memories_leave_none_behind() -> None:
+    class Fragile(Forgetful):
+        async def run(self, message: str, memory_context: str = "") -> str:
+            if "Name7." in message:
+                raise RuntimeError("number 7 breaks")
+            return memory_context or "nothing"
+
+    def left() -> int:
+        gc.collect()
+        return sum(type(thing) in (Memory, SnapshotBackend, SQLiteBackend) for thing in gc.get_objects())
+
+    with Memory() as memory:
+        before = left()
+        script = ["My name is Name{}.", "I live in Rome.", "I love tea.", "What is my name?", "Where do I live?"]
+        inputs = [{"conversation": [turn.format(i) for turn in script], "user_id": f"u{i}"} for i in range(200)]
+        results = await hold_conversations(Fragile(memory=memory), inputs)
+        for number, result in enumerate(results):
+            if number == 7:
+                assert isinstance(result, RuntimeError)
+            else:
+                assert isinstance(result, ConversationResult)
+                assert [f"Name{number}" in reply for reply in result.replies] == [False, False, False, True, False]
+        del result, results
+        assert memory.count() == 0
+        assert left() == before
 
 
 # Evaluation and optimization
