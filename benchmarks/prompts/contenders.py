@@ -11,7 +11,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,20 +109,28 @@ def examples(world: World, part: str, count: int) -> list[Example]:
     return [Example({"request": row.request}, row, id=row.request) for row in world.rows(count, part)]
 
 
+@asynccontextmanager
+async def connected(url: str, world: World, owner: str) -> AsyncIterator[None]:
+    """The world's models as the aliases ``task`` and ``reflect``."""
+
+    def endpoint(role: str) -> Endpoint:
+        model = f"openai/{role}/{world.family}/{world.seed}/{owner}"
+        return Endpoint(model=model, base_url=url, transport="direct", limited=False, backoff_s=0)
+
+    async with LLMRuntime({"task": endpoint("task"), "reflect": endpoint("reflect")}) as runtime:
+        with use_runtime(runtime):
+            yield
+
+
 async def run_ours(
     provider: SimulatedProvider, world: World, contender: str, budget: int, *, owner: str = "", **options: Any
 ) -> Outcome:
     """One run of one of :data:`OURS`; ``options`` go to the optimizer."""
     owner = owner or contender
     watch = Watch(world, lambda: provider.counts(world, owner).calls)
-
-    def endpoint(role: str) -> Endpoint:
-        model = f"openai/{role}/{world.family}/{world.seed}/{owner}"
-        return Endpoint(model=model, base_url=provider.url, transport="direct", limited=False, backoff_s=0)
-
     limit = Budget(evaluations=budget)
-    async with LLMRuntime({"task": endpoint("task"), "reflect": endpoint("reflect")}) as runtime:
-        with use_runtime(runtime), use_plugins(load_plugins([("watch", watch)])), enter_scope(budget=limit):
+    async with connected(provider.url, world, owner):
+        with use_plugins(load_plugins([("watch", watch)])), enter_scope(budget=limit):
             given = {"validation": examples(world, "validation", VALIDATION), "seed": world.seed, **options}
             optimizer = OURS[contender](**given)
             result = await optimizer.optimize(program(world), examples(world, "train", TRAIN), WorldScorer(world))
