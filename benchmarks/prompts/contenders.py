@@ -121,7 +121,7 @@ async def connected(url: str, world: World, owner: str) -> AsyncIterator[None]:
 
     def endpoint(role: str) -> Endpoint:
         model = f"openai/{role}/{world.family}/{world.seed}/{owner}"
-        connection = {"base_url": url, "transport": "direct", "limited": False, "backoff_s": 0}
+        connection: dict[str, Any] = {"base_url": url, "transport": "direct", "limited": False, "backoff_s": 0}
         return Endpoint(model=model, transport_retries=3, **connection)  # as often as the peers try again
 
     async with LLMRuntime({"task": endpoint("task"), "reflect": endpoint("reflect")}) as runtime:

@@ -88,6 +88,18 @@ async def test_a_step_without_a_usable_reply_costs_and_another_may_follow() -> N
     assert step.candidate is search.search.pool[1]
 
 
+async def test_what_waits_can_be_brought_to_validation_at_any_time() -> None:
+    search = await learner("prompt-learning").start(Solver(), data())
+    nothing = await search.conclude()
+    assert (nothing.candidate, nothing.usage) == (None, Usage())
+    step = await search.step()
+    assert step is not None
+    assert (step.accepted, step.gain) == (False, 0.0)
+    concluded = await search.conclude()
+    assert (concluded.candidate, concluded.accepted, concluded.gain > 0) == (step.candidate, True, True)
+    assert (await search.conclude()).usage == Usage()
+
+
 async def test_a_budget_ends_the_search_with_the_step_that_did_not_fit() -> None:
     budget = Budget(evaluations=10)
     search = await learner("prompt-learning").start(Solver(), data())
