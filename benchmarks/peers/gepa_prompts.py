@@ -92,6 +92,7 @@ def optimize(watch: Watch) -> dict[str, str]:
         callbacks=[Follow(watch)],
         logger=Silent(),
         seed=world.seed,
+        **watch.job["options"],
         **program,
     )
     return dict(result.best_candidate)

@@ -17,8 +17,8 @@ class Watch:
     """Notes when the text that would be returned first reaches the target, by the provider's own count.
 
     Args:
-        job: ``family``, ``seed``, ``url``, ``owner``, ``target``, ``budget`` (metric calls), and ``whole``: run the
-            budget down even when the target is reached.
+        job: ``family``, ``seed``, ``url``, ``owner``, ``target``, ``budget`` (metric calls), the peer's ``options``,
+            and ``whole``: run the budget down even when the target is reached.
     """
 
     def __init__(self, job: dict[str, Any]) -> None:

@@ -66,7 +66,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
             calls = sorted(math.inf if row["reached"] is None else row["reached"] for row in some)
             medians[contender] = statistics.median(calls)
             low, _, high = statistics.quantiles(calls, n=4, method="inclusive") if len(calls) > 1 else calls * 3
-            ratio = medians[contender] / medians.get("gepa", math.nan)
+            yardstick = medians.get("gepa", math.nan)
+            ratio = medians[contender] / yardstick if math.isfinite(yardstick) else math.nan
             total = statistics.median(row["calls"] for row in some)
             repeated = sum(row["counts"]["repeated"] for row in some) / sum(row["calls"] for row in some)
             reached = sum(row["reached"] is not None for row in some)

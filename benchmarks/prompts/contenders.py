@@ -11,7 +11,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from benchmarks.harness import ROOT, python_of
 from benchmarks.prompts.simulated import Counts, SimulatedProvider
 from benchmarks.prompts.worlds import Row, World
 from hyperfunc.budget import Budget
+from hyperfunc.errors import OptimizationError
 from hyperfunc.evaluation import Example, ScoreResult
 from hyperfunc.hookspecs import hookimpl
 from hyperfunc.plugins import load_plugins, use_plugins
@@ -39,7 +41,12 @@ OURS: dict[str, Callable[..., Any]] = {
     "prompt-learning": lambda **given: PromptLearningOptimizer("reflect", max_iterations=45, **given),
     "reflective-pareto": lambda **given: ReflectivePareto("reflect", max_iterations=200, **given),
 }
-PEERS = {"gepa": "benchmarks.peers.gepa_prompts", "dspy-gepa": "benchmarks.peers.dspy_prompts"}
+PEERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gepa": ("benchmarks.peers.gepa_prompts", {}),
+    # As much evidence per reflection as our default shows, and nothing evaluated twice.
+    "gepa-8": ("benchmarks.peers.gepa_prompts", {"reflection_minibatch_size": 8, "cache_evaluation": True}),
+    "dspy-gepa": ("benchmarks.peers.dspy_prompts", {}),
+}
 CONTENDERS = (*OURS, *PEERS)
 
 
@@ -108,25 +115,36 @@ def examples(world: World, part: str, count: int) -> list[Example]:
     return [Example({"request": row.request}, row, id=row.request) for row in world.rows(count, part)]
 
 
+@asynccontextmanager
+async def connected(url: str, world: World, owner: str) -> AsyncIterator[None]:
+    """The world's models as the aliases ``task`` and ``reflect``."""
+
+    def endpoint(role: str) -> Endpoint:
+        model = f"openai/{role}/{world.family}/{world.seed}/{owner}"
+        connection: dict[str, Any] = {"base_url": url, "transport": "direct", "limited": False, "backoff_s": 0}
+        return Endpoint(model=model, transport_retries=3, **connection)  # as often as the peers try again
+
+    async with LLMRuntime({"task": endpoint("task"), "reflect": endpoint("reflect")}) as runtime:
+        with use_runtime(runtime):
+            yield
+
+
 async def run_ours(
     provider: SimulatedProvider, world: World, contender: str, budget: int, *, owner: str = "", **options: Any
 ) -> Outcome:
     """One run of one of :data:`OURS`; ``options`` go to the optimizer."""
     owner = owner or contender
     watch = Watch(world, lambda: provider.counts(world, owner).calls)
-
-    def endpoint(role: str) -> Endpoint:
-        model = f"openai/{role}/{world.family}/{world.seed}/{owner}"
-        return Endpoint(model=model, base_url=provider.url, transport="direct", limited=False, backoff_s=0)
-
-    limit = Budget(evaluations=budget)
-    async with LLMRuntime({"task": endpoint("task"), "reflect": endpoint("reflect")}) as runtime:
-        with use_runtime(runtime), use_plugins(load_plugins([("watch", watch)])), enter_scope(budget=limit):
+    limit, error = Budget(evaluations=budget), ""
+    async with connected(provider.url, world, owner):
+        with use_plugins(load_plugins([("watch", watch)])), enter_scope(budget=limit):
             given = {"validation": examples(world, "validation", VALIDATION), "seed": world.seed, **options}
             optimizer = OURS[contender](**given)
-            result = await optimizer.optimize(program(world), examples(world, "train", TRAIN), WorldScorer(world))
-    texts = {name.removesuffix(".prompt"): str(text) for name, text in result.best.texts.items()}
-    return Outcome(watch.reached, provider.counts(world, owner), texts, limit.spent.evaluations)
+            try:
+                await optimizer.optimize(program(world), examples(world, "train", TRAIN), WorldScorer(world))
+            except OptimizationError as failed:  # what was accepted before stays
+                error = f"{type(failed).__name__}: {failed}"
+    return Outcome(watch.reached, provider.counts(world, owner), watch.texts, limit.spent.evaluations, error)
 
 
 class Peer:
@@ -136,7 +154,7 @@ class Peer:
         self.contender = contender
         python = python_of(PEER_ENVIRONMENT, PEER_PACKAGES)
         self._process = subprocess.Popen(
-            [python, "-m", PEERS[contender]],
+            [python, "-m", PEERS[contender][0]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -145,11 +163,12 @@ class Peer:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         if self._read() != "ready":
-            raise RuntimeError(f"{contender} did not start; try {python} -m {PEERS[contender]}")
+            raise RuntimeError(f"{contender} did not start; try {python} -m {PEERS[contender][0]}")
 
     def run(self, provider: SimulatedProvider, world: World, budget: int, whole: bool) -> Outcome:
         """One run; it ends at the target unless ``whole``."""
-        job = {"family": world.family, "seed": world.seed, "url": provider.url, "owner": self.contender}
+        job: dict[str, Any] = {"family": world.family, "seed": world.seed, "url": provider.url}
+        job |= {"owner": self.contender, "options": PEERS[self.contender][1]}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({**job, "target": TARGET, "budget": budget, "whole": whole}) + "\n")
         self._process.stdin.flush()

@@ -123,7 +123,7 @@ class _Chain(Proposer):
         self._limit = options.most_proposals(len(search.entries), len(search.train))
 
     def forget(self, search: Search) -> None:
-        self._working, self._stalled = search.incumbent, 0
+        self._validated, self._stalled = {search.incumbent.id}, 0
         if self.finished == "no failures":
             self.finished = ""
 

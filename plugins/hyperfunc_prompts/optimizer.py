@@ -112,7 +112,7 @@ class PromptOptimizer(ABC):
             EvaluationError: examples or metric are wrong; what a run raises passes unchanged.
         """
         search = await self.start(system, train_data, metric_fn, feedback_fn, val_data=val_data)
-        while await search.step() is not None:
+        while await search.step(defer=True) is not None:
             # Else a budget that ends before the search rests would be spent for nothing.
             if search.search.affordable_runs() < 3 * len(search.validation):
                 await search.conclude()

@@ -158,8 +158,12 @@ class PromptSearch:
             )
         return None
 
-    async def step(self) -> PromptStep | None:
+    async def step(self, *, defer: bool = False) -> PromptStep | None:
         """Make one proposal attempt; ``None``, and nothing is spent, once there is a :attr:`finish_reason`.
+
+        Args:
+            defer: leave it to the proposer when to go to validation. That costs less, in steps that gain nothing and
+                one that gains all; without it, whatever looks better comes to validation in its own step.
 
         An accepted candidate's texts are the system's when this returns. After an error or a cancellation the search
         is as it was before the proposal that failed, and a further step may be tried.
@@ -170,7 +174,7 @@ class PromptSearch:
         """
         if self.finish_reason or self._proposer is None:
             return None
-        return await self._attempt(self._proposer.step)
+        return await self._attempt(self._proposer.step if defer else self._step_and_conclude)
 
     async def conclude(self) -> PromptStep:
         """Bring to validation what has been proposed and waits for more; call it when no further step will be paid for.
@@ -181,6 +185,13 @@ class PromptSearch:
         if self.finish_reason or self._proposer is None:
             return PromptStep(None, False, math.nan, 0.0, Usage())
         return await self._attempt(self._proposer.conclude)
+
+    async def _step_and_conclude(self, search: Search) -> Candidate | None:
+        assert self._proposer is not None
+        before = search.incumbent
+        candidate = await self._proposer.step(search)
+        concluded = await self._proposer.conclude(search) if search.incumbent is before else None
+        return candidate if concluded is None else concluded
 
     async def _attempt(self, action: Callable[[Search], Awaitable[Candidate | None]]) -> PromptStep:
         search = self.search

@@ -56,7 +56,7 @@ async def test_steps_are_optimize(kind: str) -> None:
     expected = await learner(kind).optimize(whole, data())
     search = await learner(kind).start(alone, data())
     steps = []
-    while (step := await search.step()) is not None:
+    while (step := await search.step(defer=True)) is not None:
         steps.append(step)
         assert (step.gain > 0) == step.accepted
         if step.accepted:
@@ -86,6 +86,28 @@ async def test_a_step_without_a_usable_reply_costs_and_another_may_follow() -> N
     step = await search.step()
     assert step is not None
     assert step.candidate is search.search.pool[1]
+
+
+async def test_what_waits_can_be_brought_to_validation_at_any_time() -> None:
+    search = await learner("prompt-learning").start(Solver(), data())
+    nothing = await search.conclude()
+    assert (nothing.candidate, nothing.usage) == (None, Usage())
+    step = await search.step(defer=True)
+    assert step is not None
+    assert (step.accepted, step.gain) == (False, 0.0)
+    concluded = await search.conclude()
+    assert (concluded.candidate, concluded.accepted, concluded.gain > 0) == (step.candidate, True, True)
+    assert (await search.conclude()).usage == Usage()
+
+
+async def test_a_step_alone_brings_what_looks_better_to_validation() -> None:
+    system = Solver()
+    search = await learner("prompt-learning").start(system, data())
+    step = await search.step()
+    assert step is not None
+    assert step.candidate is search.search.incumbent
+    assert (step.accepted, step.gain > 0) == (True, True)
+    assert system.theta.texts == step.candidate.texts
 
 
 async def test_a_budget_ends_the_search_with_the_step_that_did_not_fit() -> None:

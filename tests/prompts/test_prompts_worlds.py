@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import re
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from benchmarks.prompts.calls_to_target import summary, worlds_hash
-from benchmarks.prompts.contenders import OURS, TARGET, run_ours
+from benchmarks.prompts.contenders import OURS, TARGET, WorldScorer, connected, examples, program, run_ours
 from benchmarks.prompts.reflector import current_text, reflect
-from benchmarks.prompts.simulated import running
+from benchmarks.prompts.simulated import SimulatedProvider, running
 from benchmarks.prompts.worlds import CUES, FAMILIES, SECOND_CUES, TOPICS, World
+from hyperfunc.budget import Budget
+from hyperfunc.scope import enter_scope
 
 DOCS = Path(__file__).parents[2] / "docs" / "prompts.md"
 
@@ -107,12 +113,58 @@ async def test_the_same_prompts_at_any_concurrency(family: str, contender: str) 
     with running() as provider:
         for concurrency in (1, 64):
             owner = f"c{concurrency}"
-            found.append(await run_ours(provider, world, contender, 150, owner=owner, concurrency=concurrency))
+            found.append(await run_ours(provider, world, contender, 120, owner=owner, concurrency=concurrency))
     first, second = found
     assert first == second
-    assert first.evaluations <= 150
+    assert first.evaluations <= 120
     assert (first.counts.failed > 0) == (family == "faults")
     assert contender != "prompt-learning" or first.texts != world.texts
+
+
+async def test_a_budget_of_calls_holds_by_the_providers_own_count() -> None:
+    with running() as provider:
+        for family in ("faults", "coupled"):
+            world, budget = World(family, 2), Budget(calls=60)
+            async with connected(provider.url, world, "tight"):
+                optimizer = OURS["prompt-learning"](
+                    validation=examples(world, "validation", 20), concurrency=64, seed=2
+                )
+                with enter_scope(budget=budget):
+                    result = await optimizer.optimize(program(world), examples(world, "train", 40), WorldScorer(world))
+            assert result.finish_reason == "budget:calls"
+            assert provider.counts(world, "tight").calls <= 60
+
+
+def test_the_provider_answers_in_the_form_asked_for_and_counts_repeats() -> None:
+    world = World("additive", 0)
+    said = "Answer the request.\n\nthe person part is not usable " * 9
+
+    def ask(provider: SimulatedProvider, family: str, tail: str) -> tuple[int, str]:
+        body = {"model": f"reflect/{family}/0/me", "messages": [{"role": "user", "content": said + tail}]}
+        request = urllib.request.Request(f"{provider.url}/chat/completions", json.dumps(body).encode())
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return 200, json.load(response)["choices"][0]["message"]["content"]
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code, ""
+        except (http.client.RemoteDisconnected, urllib.error.URLError):
+            return 0, ""
+
+    with running() as provider:
+        assert ask(provider, "additive", "\nIn <new_text>.")[1].startswith("<new_text>\nAnswer")
+        assert ask(provider, "additive", "\nReply in ``` blocks.")[1].startswith("```\nAnswer")
+        sections = "\nbegin with `[[ ## new ## ]]`, end with [[ ## completed ## ]]"
+        assert ask(provider, "additive", sections)[1].startswith("[[ ## new ## ]]\nAnswer")
+        asked = "\nRespond with a JSON object of the field: `new`."
+        assert json.loads(ask(provider, "additive", asked)[1])["new"].startswith("Answer")
+        ask(provider, "additive", asked)
+        counts = provider.counts(world, "me")
+        assert (counts.reflect, counts.repeated, counts.failed) == (5, 1, 0)
+        first = [ask(provider, "faults", f"\n{i}")[0] for i in range(60)]
+        assert {200, 429, 500, 0} == set(first)
+    with running() as provider:
+        assert [ask(provider, "faults", f"\n{i}")[0] for i in range(60)] == first
 
 
 async def test_a_small_budget_still_ships_what_can_be_shown() -> None:
