@@ -269,7 +269,9 @@ async def test_rpm_holds_in_every_window(
     await asyncio.gather(*(ask(runtime, f"q{i}") for i in range(150)))
     arrivals = sorted(server.arrivals()["arrivals"])
     most = max(sum(t <= u < t + 1.0 for u in arrivals) for t in arrivals)
-    assert most <= 2 * 50 + 3  # one burst of a second's worth, and a second at the rate
+    # One burst of a second's worth and a second at the rate; a stall of this process bunches some arrivals. All 150
+    # would come at once from a limiter that admits a minute's worth.
+    assert most <= 2 * 50 + 15
 
 
 async def test_rate_limit_false_ignores_limits_but_not_cooldowns(
