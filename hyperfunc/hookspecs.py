@@ -90,10 +90,9 @@ def hyperfunc_register_environments(register: Register) -> None:
 @hookspec
 def hyperfunc_register_model_families(register: Register) -> None:
     """Fires when a local model is loaded. Register, under the architecture's name in the model's configuration
-    (``"LlamaForCausalLM"``, GGUF ``"llama"``), a callable ``(config) -> model``: ``config`` is the mapping that the
-    model's file holds (``config.json``, or GGUF's metadata); ``model`` is a new ``torch.nn.Module`` of those shapes,
-    whose weights are loaded into it afterwards, and which returns logits ``[B, T, vocabulary]`` for token ids
-    ``[B, T]``. A configuration object is no model."""
+    (``"LlamaForCausalLM"``), a callable ``(config) -> model``: ``config`` is the mapping that the model's
+    ``config.json`` holds; ``model`` is a ``hyperfunc_local.CausalModel``, which says the shapes of its weights, holds
+    none, and computes logits from those that it is given. A configuration object is no model."""
 
 
 @hookspec

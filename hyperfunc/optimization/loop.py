@@ -245,7 +245,7 @@ class OptimizationRun:
         if self.durable is not None and self._kept != index:
             await self._keep()  # a resumed run repeats this step from the θ that it began with
         progress, search = self.progress, learning.search
-        done = await learning.step(progress.best_theta, conclude=self.tensors is not None)
+        done = await learning.step(progress.best_theta, defer=self.tensors is None)
         if done is None:
             return None
         progress.evaluations += done.usage.evaluations
@@ -428,7 +428,7 @@ class OptimizationRun:
             if key is None:
                 raise ConfigurationError(f"the journal no longer has θ before step {step.index}; it was thinned out")
             theta = await asyncio.to_thread(self.durable.journal.load_theta, key)
-            done = await learning.step(theta, conclude=self.tensors is not None)
+            done = await learning.step(theta, defer=self.tensors is None)
             if done is None or done.accepted != step.accepted:
                 raise ResumeError(
                     f"step {step.index} came out otherwise when it was repeated from its stored replies (accepted: "

@@ -5,7 +5,6 @@ Knows what a text search is, and nothing of how one proposes and tests.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +13,7 @@ from hyperfunc.evaluation.example import Example
 from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
 from hyperfunc.usage import Usage
 
-__all__ = ["LearningStep", "NoHeadroom", "TextLearning", "TextOptimizer", "TextSearch", "TextStep"]
+__all__ = ["NoHeadroom", "TextLearning", "TextOptimizer", "TextSearch", "TextStep"]
 
 
 class TextStep(Protocol):
@@ -90,12 +89,12 @@ class TextSearch(Protocol):
     @property
     def pretest_runs(self) -> int: ...
 
-    async def step(self) -> TextStep | None:
-        """Make one proposal and test it; accepted texts are the system's when this returns."""
-        ...
+    async def step(self, *, defer: bool = False) -> TextStep | None:
+        """Make one proposal and test it; accepted texts are the system's when this returns.
 
-    async def conclude(self) -> TextStep:
-        """Test now what was proposed and would otherwise wait for further proposals; proposes nothing."""
+        Args:
+            defer: the test may be left for a later step, where that costs less.
+        """
         ...
 
     async def headroom(self, left: Callable[[], float]) -> NoHeadroom | None:
@@ -140,21 +139,6 @@ class _HasTheta(Protocol):
     def set_theta(self, theta: Mapping[str, ThetaValue]) -> None: ...
 
 
-@dataclass(frozen=True)
-class LearningStep:
-    """What one step of a run did to texts.
-
-    Attributes:
-        accepted: whether texts changed.
-        fitness: mean score of what was tested, on the validation examples; NaN if nothing came so far.
-        usage: what was used.
-    """
-
-    accepted: bool
-    fitness: float
-    usage: Usage
-
-
 class TextLearning:
     """One text search at work on one system.
 
@@ -173,27 +157,19 @@ class TextLearning:
         self._system = system
         self._tensors = Theta(theta.tensors).content_hash
 
-    async def step(self, theta: Theta, *, conclude: bool) -> LearningStep | None:
+    async def step(self, theta: Theta, *, defer: bool) -> TextStep | None:
         """One proposal under ``theta``, whose texts must be the accepted ones; ``None`` when the search has ended.
 
         Args:
-            conclude: test at once what the search would keep for later. Tensors may change before its next step, and
-                with them what its scores are worth.
+            defer: let the search keep what it proposes for a later test. Not where tensors may change before its next
+                step, and with them what its scores are worth.
         """
         tensors = Theta(theta.tensors).content_hash
         if self._tensors != tensors:
             self.search.forget_scores()
         self._tensors = tensors
         self._system.set_theta(theta)
-        done = await self.search.step()
-        if done is None:
-            return None
-        steps = [done]
-        if conclude:
-            steps.append(await self.search.conclude())
-        self.completed += 1
-        return LearningStep(
-            accepted=any(step.accepted for step in steps),
-            fitness=next((step.fitness for step in reversed(steps) if math.isfinite(step.fitness)), math.nan),
-            usage=sum((step.usage for step in steps), Usage()),
-        )
+        done = await self.search.step(defer=defer)
+        if done is not None:
+            self.completed += 1
+        return done

@@ -113,9 +113,7 @@ class PromptOptimizer(ABC):
         """
         search = await self.start(system, train_data, metric_fn, feedback_fn, val_data=val_data)
         while await search.step(defer=True) is not None:
-            # Else a budget that ends before the search rests would be spent for nothing.
-            if search.search.affordable_runs() < 3 * len(search.validation):
-                await search.conclude()
+            pass
         return search.result()
 
     async def start(

@@ -162,8 +162,9 @@ class PromptSearch:
         """Make one proposal attempt; ``None``, and nothing is spent, once there is a :attr:`finish_reason`.
 
         Args:
-            defer: leave it to the proposer when to go to validation. That costs less, in steps that gain nothing and
-                one that gains all; without it, whatever looks better comes to validation in its own step.
+            defer: leave it to the proposer when to go to validation, as long as the budget has room for that later. It
+                costs less, in steps that gain nothing and one that gains all; without it, whatever looks better comes
+                to validation in its own step.
 
         An accepted candidate's texts are the system's when this returns. After an error or a cancellation the search
         is as it was before the proposal that failed, and a further step may be tried.
@@ -174,7 +175,8 @@ class PromptSearch:
         """
         if self.finish_reason or self._proposer is None:
             return None
-        return await self._attempt(self._proposer.step if defer else self._step_and_conclude)
+        later = defer and self.search.affordable_runs() >= 3 * len(self.validation)
+        return await self._attempt(self._proposer.step if later else self._step_and_conclude)
 
     async def conclude(self) -> PromptStep:
         """Bring to validation what has been proposed and waits for more; call it when no further step will be paid for.

@@ -75,7 +75,7 @@ from hyperfunc_llm.secrets import SecretKey
 from hyperfunc_llm.transports.base import OutgoingRequest
 from hyperfunc_llm.transports.gemini import GeminiTransport
 from hyperfunc_llm.transports.through_litellm import LiteLLMTransport
-from hyperfunc_prompts import NoOpPromptOptimizer, PromptLearningOptimizer, ReflectivePareto
+from hyperfunc_prompts import BootstrapDemos, NoOpPromptOptimizer, PromptLearningOptimizer, ReflectivePareto
 
 # Agent types
 
@@ -229,6 +229,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "noop": NoOpPromptOptimizer,
     "prompt-learning": lambda: PromptLearningOptimizer(reflect, max_iterations=2),
     "reflective-pareto": lambda: ReflectivePareto(reflect, max_iterations=3),
+    "bootstrap-demos": BootstrapDemos,
 }
 
 
@@ -404,7 +405,7 @@ HERE_OR_IN_CONTRACTS = {
     "llm_transports": {"direct", "gemini", "litellm"},
     "error_classifiers": set[str](),
     "engines": set[str](),
-    "cli_commands": {"graph", "info", "plugins", "replay", "report", "resume", "runs", "serve"},
+    "cli_commands": {"gate", "graph", "info", "plugins", "replay", "report", "resume", "runs", "serve"},
 }
 
 
