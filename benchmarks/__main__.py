@@ -15,6 +15,7 @@ BENCHMARKS = {
     "memory": ["benchmarks/memory.py"],
     "llm": ["benchmarks/llm.py", "throughput"],
     "local": ["benchmarks/local.py", "decode"],
+    "observability": ["-m", "benchmarks.observability"],
     "prompts": ["-m", "benchmarks.prompts.calls_to_target"],
 }
 
