@@ -27,8 +27,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)  ## Make the virtual environment
 
-demo: $(STAMP)  ## Train the digits pipeline by evolution, save θ and plots under out/
+demo: $(STAMP)  ## Evolve a digits pipeline, then learn a prompt and weights together; plots under out/
 	$(BIN)/python -m demos.digits
+	$(BIN)/python -m demos.triage
 
 test: $(STAMP)  ## All tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)

@@ -172,6 +172,15 @@ def _make(
     return (yield from _call_with_limits(function, component, args, kwargs, injected, frame, tape).__await__())
 
 
+async def make_alone(
+    function: Callee, component: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: Frame
+) -> Any:
+    """The call as it is made where no executor takes it: with its limits, here and now."""
+    known = frame.binding.prepared.get(component)
+    injected = known if known is not None else prepare_injected(function, component, frame)
+    return await _call_with_limits(function, component, args, kwargs, injected, frame, tapes.current_tape())
+
+
 def _is_plain(function: Callee, frame: Frame) -> bool:
     policy = function.policy
     if policy.limits_calls or function.batched or function.local_gpu:

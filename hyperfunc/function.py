@@ -12,7 +12,7 @@ import inspect
 import sys
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import torch
@@ -51,6 +51,7 @@ class HyperFunction(Generic[P, R]):
         tensor_specs: its tensor parameters, without values.
         texts: its texts by parameter name, with initial values.
         performs_io: whether calling it may reach outside the process (never lifted, never batched by vmap).
+        shares_replies: members of a population that ask it the same get one answer.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class HyperFunction(Generic[P, R]):
         batched: bool = False,
         max_batch: int | None = None,
         io: bool | None = None,
+        shares_replies: bool = False,
     ) -> None:
         self.fn = fn
         self.is_module = isinstance(fn, nn.Module)
@@ -80,6 +82,7 @@ class HyperFunction(Generic[P, R]):
         self.local_gpu = local_gpu
         self.batched = batched
         self.max_batch = max_batch
+        self.shares_replies = shares_replies
         self.policy = CallPolicy(retries=retries, timeout_s=timeout_s, max_calls=max_calls)
         self.explicit_name = name is not None
         self.name: str = name or _default_name(fn)
@@ -104,6 +107,10 @@ class HyperFunction(Generic[P, R]):
         if max_batch is not None and max_batch < 1:
             raise ConfigurationError(f"{self.name}: max_batch must be >= 1, got {max_batch}")
         functools.update_wrapper(self, fn.forward if isinstance(fn, nn.Module) else fn, updated=())
+
+    def reply_context(self) -> Hashable:
+        """What beside arguments and parameters decides a shared reply at this moment; nothing, by default."""
+        return None
 
     # --- declaration ---------------------------------------------------------------------------------------------
 
@@ -365,6 +372,7 @@ def hyperfunction(
     batched: bool = ...,
     max_batch: int | None = ...,
     io: bool | None = ...,
+    shares_replies: bool = ...,
 ) -> _Decorator: ...
 def hyperfunction(fn: Any = None, /, *, model: str | None = None, **options: Any) -> Any:
     """Make a function, coroutine function or ``nn.Module`` a component.
@@ -389,6 +397,8 @@ def hyperfunction(fn: Any = None, /, *, model: str | None = None, **options: Any
             results; for what vmap cannot do.
         max_batch: most calls in one batch of a ``batched`` function.
         io: the call reaches outside the process; by default true where it has limits or texts.
+        shares_replies: what it returns depends on its arguments and parameters alone, and nothing else happens: where a
+            call store is in use, as in ``optimize``, members of a population that ask the same get one answer.
 
     Returns:
         A :class:`HyperFunction`: calling it gives an awaitable of the result, for sync functions too.

@@ -90,6 +90,7 @@ class Component:
         parameters: what the block gives to it.
         refused: why none of its calls can be gathered; empty where they can.
         groups: its calls by structure, shapes, dtypes and constants.
+        shares_replies: equal calls of different members have one answer.
         of_one_tensor: groups of calls with one tensor as their only argument, by its shape, dtype and device.
     """
 
@@ -102,6 +103,7 @@ class Component:
         "of_one_tensor",
         "parameters",
         "refused",
+        "shares_replies",
     )
 
     def __init__(self, function: Any, name: str, parameters: ComponentParameters | None, refused: str = "") -> None:
@@ -109,6 +111,7 @@ class Component:
         self.name = name
         self.parameters = parameters
         self.refused = refused
+        self.shares_replies = False
         self.groups: dict[Hashable, Any] = {}
         self.of_one_tensor: dict[Hashable, KernelGroup] = {}
         self.injected_names: frozenset[str] = function.accepted_injections

@@ -18,11 +18,14 @@ from typing import Any
 
 from torch import Tensor
 
-from hyperfunc.binding import Binding, CallDefaults, ComponentScope
+from hyperfunc.binding import Binding, CallDefaults, ComponentScope, active_frame
+from hyperfunc.calling import make_alone
 from hyperfunc.population.gathered_arguments import describe, flat_key
 from hyperfunc.population.gathered_batched import BatchGroup, batch_key
 from hyperfunc.population.gathered_calls import Component, GatheredCall, KernelGroup, Placement, UnprovenCall
 from hyperfunc.population.gathered_kernel import ComponentParameters, kernel_rows
+from hyperfunc.population.shared_replies import SharedReplies, call_key
+from hyperfunc.scope import current_scope
 from hyperfunc.settings import Settings, context_stack
 
 __all__ = ["CallQueue", "MemberRun"]
@@ -65,7 +68,7 @@ class MemberRun:
             return None
         if component.refused:
             queue.made_alone(component, component.refused)
-            return None
+            return queue.shared_reply(component, args, kwargs) if component.shares_replies else None
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             tensor = args[0]
             group = component.of_one_tensor.get((tensor.shape, tensor.dtype, tensor.device))
@@ -119,6 +122,7 @@ class CallQueue:
         self.gathered_calls = 0
         self.eager_calls = 0
         self.reasons: dict[str, str] = {}
+        self._replies = SharedReplies(self.loop)
         self.answered: list[GatheredCall] = []  # calls whose tasks have not been woken yet
         # The stack of `with Settings(...)` blocks under which no limits apply to calls that declare none.
         self.unlimited = context_stack() if defaults.none_apply else None
@@ -151,7 +155,27 @@ class CallQueue:
             else:
                 parameters = found
         component = self.components[name] = Component(function, name, parameters, refused)
+        counted = function.policy.max_calls is not None
+        component.shares_replies = function.shares_replies and not counted and self._is_the_same_for_all(function, name)
         return component
+
+    def _is_the_same_for_all(self, function: Any, name: str) -> bool:
+        """Whether members share all parameters of ``function``, and replies are kept anyway."""
+        if current_scope().store is None:
+            return False
+        parameters = self._parameters_of(function, name)
+        return not isinstance(parameters, str) and not parameters.members
+
+    def shared_reply(
+        self, component: Component, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Awaitable[Any] | None:
+        """The reply that equal calls share, or ``None`` where the call must be made here and now."""
+        key = call_key(component.name, args, kwargs)
+        frame = active_frame.get()
+        if key is None or frame is None:
+            return None
+        key = (key, component.function.reply_context())
+        return self._replies.reply(key, lambda: make_alone(component.function, component.name, args, kwargs, frame))
 
     def made_alone(self, component: Component, reason: str) -> None:
         """Note that a call is made outside the queue, and the first reason for that."""

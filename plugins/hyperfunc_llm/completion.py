@@ -198,6 +198,7 @@ def make_llm_completion(
     ask.__doc__ = None
     return LLMFunction(
         ask,
+        shares_replies=True,
         hp_type=LMParam,
         optimize_hparams=optimize_hparams,
         optimize_prompt=optimize_prompt if system_prompt is not None else False,

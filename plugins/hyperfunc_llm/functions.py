@@ -8,7 +8,7 @@ made inside: repeats are counted once, and clocks start at admission.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,7 +16,7 @@ from hyperfunc.binding import active_frame
 from hyperfunc.calling import CallPolicy, PendingCall
 from hyperfunc.function import HyperFunction
 from hyperfunc.settings import Settings, context_settings
-from hyperfunc_llm.endpoints import Endpoint
+from hyperfunc_llm.endpoints import Endpoint, endpoint_stack
 from hyperfunc_llm.runtime import current_runtime
 
 __all__ = ["LLMFunction", "bound_endpoint", "limits", "llm_hyperfunction"]
@@ -80,6 +80,10 @@ class LLMFunction(HyperFunction[P, R]):
     def check_ready(self) -> None:
         """Raise now if an alias that this component uses is bound to no endpoint, or its key is not there."""
         current_runtime().check(*self.aliases)
+
+    def reply_context(self) -> Hashable:
+        """The endpoints in force: the same alias may mean another model."""
+        return tuple(map(id, endpoint_stack()))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> PendingCall[R]:
         if self.tensor_specs and active_frame.get() is None:

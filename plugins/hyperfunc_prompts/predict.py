@@ -5,6 +5,7 @@ Knows nothing of how they are learned.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -56,6 +57,12 @@ class Prediction(Mapping[str, Any]):
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("a Prediction is frozen")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Prediction:
+        """Itself where all values are immutable: members of a population share it."""
+        if all(isinstance(value, (str, int, float, bool, type(None))) for value in self._values.values()):
+            return self
+        return type(self)(copy.deepcopy(self._values, memo), self.response)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (dict(self._values), self.response))
@@ -145,6 +152,7 @@ class Predict(LLMFunction[..., Prediction]):
             max_calls=max_calls,
             endpoint=None if bound == Endpoint() else bound,
             aliases=(model,),
+            shares_replies=True,
         )
 
     def explain(self, **inputs: Any) -> Messages:

@@ -54,6 +54,8 @@ class Signature:
 
     _fields: ClassVar[dict[str, InputField | OutputField]] = {}
 
+    _types: ClassVar[MappingProxyType[str, Any]]
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         fields = dict(cls._fields)
@@ -92,13 +94,17 @@ class Signature:
         Raises:
             SignatureError: an annotation names something that does not exist at module level.
         """
+        known: MappingProxyType[str, Any] | None = cls.__dict__.get("_types")
+        if known is not None:
+            return known
         try:
             hints = get_type_hints(cls, include_extras=True)
         except NameError as error:
             raise SignatureError(
                 f"{cls.__name__}: a field's type cannot be found ({error}); define the type at module level"
             ) from error
-        return MappingProxyType({name: hints[name] for name in cls._fields})
+        cls._types = MappingProxyType({name: hints[name] for name in cls._fields})  # asked for by every call
+        return cls._types
 
     @classmethod
     def instructions(cls) -> str:

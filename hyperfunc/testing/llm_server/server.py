@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from statistics import NormalDist
 from typing import Any
@@ -45,10 +45,23 @@ class LLMServer:
 
     Use as ``async with LLMServer(script) as server: … server.base_url``. Counters are read directly, or over HTTP
     when it runs in a process of its own (:class:`~hyperfunc.testing.llm_server.ServerProcess`).
+
+    Args:
+        script: rules, faults, limits.
+        answer: ``(model, messages)`` to the text of the reply, where no rule of the script fires; ``None`` leaves it to
+            the script. A simulated model is such a function.
     """
 
-    def __init__(self, script: Script | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        answer: Callable[[str, list[dict[str, Any]]], str | None] | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         self._host, self._port = host, port
+        self._answer_by = answer
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self.script = script or Script()
@@ -206,6 +219,9 @@ class LLMServer:
         rule = self._chooser.choose(request)
         if rule is not None and rule.fault is not None:
             self._faults[rule.fault if rule.fault != "status" else f"status {rule.status}"] += 1
+        if rule is None and self._answer_by is not None:
+            said = self._answer_by(request.model, list(body.get("messages", ())))
+            rule = None if said is None else Rule(content=said)
         await self._wait(self._latency(request, rule))
         if rule is not None and await self._break(exchange, rule):
             return
