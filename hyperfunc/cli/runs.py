@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from hyperfunc.cli.runs_loading import JOURNAL, open_existing, print_json
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.journal import Journal, RunRecord
 from hyperfunc.journal.comparing import compare_runs, total_spend
-from hyperfunc.journal.timefmt import moment
+from hyperfunc.journal.timefmt import duration, moment
 from hyperfunc.usage import Usage
 
 __all__ = ["app"]
 
 app = typer.Typer(help="List, show, compare, export and prune runs.", no_args_is_help=True, add_completion=False)
 
+_HASH = re.compile(r"[0-9a-f]{64}")
 _RUN = typer.Argument(help="The run's name.")
 _RUNS = typer.Argument(None, help="Only these runs.")
 _FOLDER = typer.Option(..., "--output", "-o", help="A folder that does not exist yet.")
@@ -66,7 +68,7 @@ def show(run: str = _RUN, journal: Path = JOURNAL, as_json: bool = _JSON) -> Non
     console = Console()
     facts = _table("", "")
     facts.show_header = False
-    for name, value in _run_json(record, spend).items():
+    for name, value in _facts(record, spend).items():
         facts.add_row(name, _plain(value))
     for name, shape in parameters.items():
         facts.add_row(name, _plain(shape))
@@ -152,6 +154,26 @@ def _run_json(run: RunRecord, spend: Usage) -> dict[str, Any]:
     return {**values, "spend": spend.to_dict()}
 
 
+def _facts(run: RunRecord, spend: Usage) -> dict[str, Any]:
+    """A run for a reader; the whole of it is in ``--json``."""
+    shown: dict[str, Any] = {
+        "name": run.name,
+        "status": run.status,
+        "ended by": run.finish_reason,
+        "best score": run.best_score,
+        "generations": run.generations,
+        "began": moment(run.created_at),
+        "took": duration(run.updated_at - run.created_at),
+        "spent": f"{spend.calls} calls, {spend.total_tokens} tokens, ${spend.usd:.4f}",
+        **run.config,
+        "git revision": run.git_revision,
+        "program": run.program_hash,
+        "data": run.data_hash,
+        **run.environment,
+    }
+    return {name: value for name, value in shown.items() if value not in (None, "", [], {})}
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in columns:
@@ -166,4 +188,10 @@ def _number(value: float | None) -> str:
 def _plain(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value)) if all(isinstance(item, str) for item in value) else str(list(value))
+    if isinstance(value, str) and _HASH.fullmatch(value):
+        return value[:12]  # enough to tell two apart; --json has them whole
     return f"{value:.5g}" if isinstance(value, float) else str(value)

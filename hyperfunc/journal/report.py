@@ -109,7 +109,7 @@ def _curves(generations: Sequence[GenerationRecord]) -> str:
             chart = next((c for c in ("validation", "sigma") if c in name), None)
             chart = chart or ("fitness" if name in _FITNESS_NAMES or "fitness" in name else name)
             charts.setdefault(chart, {}).setdefault(name, []).append((generation.number, value))
-    drawn = [(title, series) for title, series in charts.items() if series]
+    drawn = [(title, series) for title, series in charts.items() if series and not _says_nothing(title, series)]
     total = Usage()
     spent: dict[str, list[tuple[float, float]]] = {"usd": [], "tokens": [], "calls": []}
     for generation in generations:
@@ -127,6 +127,11 @@ def _curves(generations: Sequence[GenerationRecord]) -> str:
         for title, series in drawn
     )
     return f'<div class="charts">{figures}</div>'
+
+
+def _says_nothing(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> bool:
+    """The number of the generation once more, or a count of mishaps that never happened."""
+    return title == "index" or (title == "dropped" and all(value == 0 for line in series.values() for _, value in line))
 
 
 _FITNESS_NAMES = frozenset({"best", "mean", "median", "worst", "min", "max", "std", "score", "center", "current"})
@@ -298,7 +303,8 @@ def _configuration(run: RunRecord) -> str:
         **run.environment,
     }
     return _table(
-        ["setting", "value"], [[escape(str(name)), f"<code>{_shown(value)}</code>"] for name, value in facts.items()]
+        ["setting", "value"],
+        [[escape(str(name)), f"<code>{_shown(value)}</code>"] for name, value in facts.items() if value is not None],
     )
 
 

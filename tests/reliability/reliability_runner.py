@@ -125,4 +125,5 @@ if __name__ == "__main__":
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)
-        print("dead", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        # On a line of its own, even if death came in the middle of one.
+        print("\ndead", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from hyperfunc.journal import Journal
 from hyperfunc.testing.llm_server import Rule, Script, ServerProcess
 
 KILLS = 10
+HANG_SECONDS = 300
 STEPS = {"tensors": 12, "prompts": 5}
 TEXTS = ["Answer.", "Answer. Be brief.", "Answer. Be brief. Be kind.", "Answer. Be brief. Be kind. Be exact."]
 PROPOSALS = Script(
@@ -60,11 +62,17 @@ class Runner:
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         lines: list[str] = []
-        while line := self.process.stdout.readline().rstrip("\n"):
-            if line.startswith("dead"):
-                return lines, int(line.removeprefix("dead"))
-            lines.append(line)
-        raise AssertionError("the runner ended by itself")
+        guard = threading.Timer(HANG_SECONDS, self.process.kill)
+        guard.start()
+        try:
+            for line in self.process.stdout:
+                if line.startswith("dead"):
+                    return lines, int(line.removeprefix("dead"))
+                if line.strip():
+                    lines.append(line.strip())
+        finally:
+            guard.cancel()
+        raise AssertionError(f"the runner ended by itself, or hung for {HANG_SECONDS} s; its last lines: {lines[-5:]}")
 
     def close(self) -> None:
         assert self.process.stdin is not None
