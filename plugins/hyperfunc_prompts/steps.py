@@ -175,8 +175,7 @@ class PromptSearch:
         """
         if self.finish_reason or self._proposer is None:
             return None
-        later = defer and self.search.affordable_runs() >= 3 * len(self.validation)
-        return await self._attempt(self._proposer.step if later else self._step_and_conclude)
+        return await self._attempt(self._step_and_see if defer else self._step_and_conclude)
 
     async def conclude(self) -> PromptStep:
         """Bring to validation what has been proposed and waits for more; call it when no further step will be paid for.
@@ -193,6 +192,15 @@ class PromptSearch:
         before = search.incumbent
         candidate = await self._proposer.step(search)
         concluded = await self._proposer.conclude(search) if search.incumbent is before else None
+        return candidate if concluded is None else concluded
+
+    async def _step_and_see(self, search: Search) -> Candidate | None:
+        """A step; what waits is tested now if the budget would otherwise end before the search rests."""
+        assert self._proposer is not None
+        candidate = await self._proposer.step(search)
+        if search.affordable_runs() >= 3 * len(search.validation):
+            return candidate
+        concluded = await self._proposer.conclude(search)
         return candidate if concluded is None else concluded
 
     async def _attempt(self, action: Callable[[Search], Awaitable[Candidate | None]]) -> PromptStep:
