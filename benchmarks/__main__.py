@@ -16,6 +16,7 @@ BENCHMARKS = {
     "llm": ["benchmarks/llm.py", "throughput"],
     "local": ["benchmarks/local.py", "decode"],
     "blame": ["-m", "benchmarks.blame"],
+    "joint": ["-m", "benchmarks.joint"],
     "observability": ["-m", "benchmarks.observability"],
     "prompts": ["-m", "benchmarks.prompts.calls_to_target"],
     "scheduling": ["-m", "benchmarks.scheduling"],

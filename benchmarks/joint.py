@@ -16,6 +16,7 @@ import asyncio
 import random
 import re
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -98,7 +99,7 @@ async def final_score(family: str, seed: int, schedule: str, evaluations: int) -
     kind = Coupled if family == "coupled" else Uncoupled
     system = kind(
         seed=seed,
-        system_optimizer=ESHybridSystemOptimizer(steps=10_000, pop_size=16, sigma=0.1, lr=0.1),
+        system_optimizer=ESHybridSystemOptimizer(steps=10_000, pop_size=16, sigma=0.2, lr=0.2),
         prompt_optimizer=PromptLearningOptimizer(
             Proposer(seed), max_iterations=200, minibatch=20, false_accept_rate=0.5, perfect_score=1.0
         ),
@@ -107,7 +108,7 @@ async def final_score(family: str, seed: int, schedule: str, evaluations: int) -
         examples(seed, "train", 60),
         Closeness(),
         examples(seed, "validation", 40),
-        minibatch=20,
+        minibatch=10,
         seed=seed,
         schedule=schedule,
         budget=Budget(evaluations=evaluations),
@@ -124,9 +125,9 @@ async def compare(family: str, worlds: int, evaluations: int) -> dict[str, list[
     return scores
 
 
-def main(worlds: int = 20, evaluations: int = 12_000) -> None:
+def main(families: Sequence[str] = FAMILIES, worlds: int = 20, evaluations: int = 12_000) -> None:
     """Print medians, and in how many worlds joint is at least as good."""
-    for family in FAMILIES:
+    for family in families:
         scores = asyncio.run(compare(family, worlds, evaluations))
         print(f"{family}: {worlds} worlds, {evaluations} runs of the program each; score on unseen examples")
         for schedule, found in scores.items():
@@ -143,7 +144,8 @@ if __name__ == "__main__":
     import argparse
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=FAMILIES, action="append")
     parser.add_argument("--worlds", type=int, default=20)
     parser.add_argument("--evaluations", type=int, default=12_000)
     arguments = parser.parse_args()
-    main(arguments.worlds, arguments.evaluations)
+    main(arguments.family or FAMILIES, arguments.worlds, arguments.evaluations)
