@@ -15,6 +15,7 @@ _CORE: dict[str, str] = {
     "Ablation": "hyperfunc.sensitivity",
     "Accuracy": "hyperfunc.evaluation",
     "AdapterMeta": "hyperfunc.parameters.lora",
+    "AdaptiveMinibatch": "hyperfunc.scheduling.minibatch_size",
     "AgentType": "hyperfunc.agents",
     "Artifacts": "hyperfunc.batch",
     "BatchResult": "hyperfunc.batch",
@@ -37,6 +38,7 @@ _CORE: dict[str, str] = {
     "FactoredTensor": "hyperfunc.population.factored",
     "Float": "hyperfunc.parameters.scalars",
     "FlowResponse": "hyperfunc.agents",
+    "Focus": "hyperfunc.scheduling.focus",
     "Forecast": "hyperfunc.scheduling.forecast",
     "FunctionScorer": "hyperfunc.evaluation",
     "History": "hyperfunc.history",
@@ -79,6 +81,7 @@ _CORE: dict[str, str] = {
     "get_hp_shape": "hyperfunc.parameters.protocol",
     "hookimpl": "hyperfunc.hookspecs",
     "hyperfunction": "hyperfunc.function",
+    "injected": "hyperfunc.injection",
     "load_theta": "hyperfunc.parameters.files",
     "save_theta": "hyperfunc.parameters.files",
     "split": "hyperfunc.primitives",
@@ -94,6 +97,7 @@ _PLUGINS: dict[str, str] = {
     "ConversationJudge": "hyperfunc_judges",
     "ConversationResult": "hyperfunc_agents",
     "ConversationTurn": "hyperfunc_agents",
+    "DecodingParameters": "hyperfunc_local",
     "Endpoint": "hyperfunc_llm",
     "Endpoints": "hyperfunc_llm",
     "EpisodeResult": "hyperfunc_agents",
@@ -107,6 +111,7 @@ _PLUGINS: dict[str, str] = {
     "LLMResponse": "hyperfunc_llm",
     "LLMRuntime": "hyperfunc_llm",
     "LangFuseExporter": "hyperfunc_langfuse",
+    "LocalModel": "hyperfunc_local",
     "Memory": "hyperfunc_memory",
     "MemoryEntry": "hyperfunc_memory",
     "MemoryType": "hyperfunc_memory",
@@ -124,6 +129,7 @@ _PLUGINS: dict[str, str] = {
     "llm_completion": "hyperfunc_llm",
     "llm_hyperfunction": "hyperfunc_llm",
     "llm_stream": "hyperfunc_llm",
+    "load_model": "hyperfunc_local",
     "make_llm_agent": "hyperfunc_llm",
     "make_llm_completion": "hyperfunc_llm",
     "use_runtime": "hyperfunc_llm",
@@ -184,6 +190,7 @@ if TYPE_CHECKING:  # what the tables say, for type checkers and editors
     from hyperfunc.history import History as History
     from hyperfunc.history import OptimizeResult as OptimizeResult
     from hyperfunc.hookspecs import hookimpl as hookimpl
+    from hyperfunc.injection import injected as injected
     from hyperfunc.journal import Journal as Journal
     from hyperfunc.observability import CallRecord as CallRecord
     from hyperfunc.observability import HyperFunctionStats as HyperFunctionStats
@@ -209,7 +216,9 @@ if TYPE_CHECKING:  # what the tables say, for type checkers and editors
     from hyperfunc.primitives import combine as combine
     from hyperfunc.primitives import split as split
     from hyperfunc.scheduling.economy import Economy as Economy
+    from hyperfunc.scheduling.focus import Focus as Focus
     from hyperfunc.scheduling.forecast import Forecast as Forecast
+    from hyperfunc.scheduling.minibatch_size import AdaptiveMinibatch as AdaptiveMinibatch
     from hyperfunc.scheduling.racing import Racing as Racing
     from hyperfunc.sensitivity import Ablation as Ablation
     from hyperfunc.sensitivity import Sensitivity as Sensitivity
@@ -244,6 +253,9 @@ if TYPE_CHECKING:  # what the tables say, for type checkers and editors
     from hyperfunc_llm import make_llm_agent as make_llm_agent
     from hyperfunc_llm import make_llm_completion as make_llm_completion
     from hyperfunc_llm import use_runtime as use_runtime
+    from hyperfunc_local import DecodingParameters as DecodingParameters
+    from hyperfunc_local import LocalModel as LocalModel
+    from hyperfunc_local import load_model as load_model
     from hyperfunc_memory import Memory as Memory
     from hyperfunc_memory import MemoryEntry as MemoryEntry
     from hyperfunc_memory import MemoryType as MemoryType
