@@ -63,9 +63,9 @@ class Phrasing(HyperSystem):
         return float(scores[1]) + sum(rule in reply for rule in RULES)
 
 
-def examples(seed: int, count: int) -> list[Example]:
+def examples(seed: int, count: int, expected: float) -> list[Example]:
     generator = torch.Generator().manual_seed(seed)
-    return [Example({"x": torch.randn(3, generator=generator), "word": f"word{i}"}, 3.0) for i in range(count)]
+    return [Example({"x": torch.randn(3, generator=generator), "word": f"word{i}"}, expected) for i in range(count)]
 
 
 async def optimize(program: str, seed: int, steps: int, path: str) -> Any:
@@ -74,10 +74,10 @@ async def optimize(program: str, seed: int, steps: int, path: str) -> Any:
     common["only"] = "choose"  # not the model's own parameters: each prompt is then one request
     common["callbacks"] = [lambda view: print("generation", flush=True)]
     if program == "tensors":
-        data = examples(seed, 4)
+        data = examples(seed, 4, 3.0)
         system: HyperSystem = Asking(system_optimizer=tensors)
         return await system.optimize(data[:3], "numeric-distance", data[3:], minibatch=2, **common)
-    data = examples(seed, 16)
+    data = examples(seed, 16, 12.0)  # out of reach: every rule brings an answer nearer
     prompts = PromptLearningOptimizer("writer", max_iterations=3, validation=data[8:], minibatch=4)
     system = Phrasing(system_optimizer=tensors, prompt_optimizer=prompts)
     with use_runtime(LLMRuntime({"writer": Endpoint(model="openai/writer", base_url=sys.argv[1], transport="direct")})):
