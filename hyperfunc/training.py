@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from hyperfunc.budget import Budget
 from hyperfunc.calls import MemoryCallStore
 from hyperfunc.durable import DurableRun, RunIdentity, open_durable_run, open_journal
+from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, NoOpSystemOptimizer
 from hyperfunc.evolution.space import ParameterGroup
@@ -121,6 +122,7 @@ async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tupl
     component is known is there nothing to go on with.
 
     Raises:
+        ConfigurationError: the program is put together wrongly.
         What the first run raised, if no run came as far as a component.
 
     Returns:
@@ -135,6 +137,8 @@ async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tupl
     for position, example in enumerate(examples[:_DISCOVERY_RUNS]):
         try:
             _, tape = await system.record(example.inputs)
+        except ConfigurationError:
+            raise  # of the program, not of the example
         except Exception as error:
             first_error = first_error or error
             continue

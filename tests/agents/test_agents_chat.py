@@ -372,7 +372,7 @@ async def test_many_conversations_with_memories_leave_none_behind() -> None:
                 assert [f"Name{number}" in reply for reply in result.replies] == [False, False, False, True, False]
         del result, results
         assert memory.count() == 0
-        assert left() == before
+        assert left() <= before  # what tests before this one left may go meanwhile
 
 
 # Evaluation and optimization
