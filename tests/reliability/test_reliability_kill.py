@@ -150,7 +150,7 @@ def test_killed_at_ten_random_moments_a_run_ends_alike_and_pays_for_nothing_twic
     assert finish_reason == "completed"
     assert len(wanted) > 30
     if program == "prompts":
-        assert texts["phrase.prompt"] in (TEXTS[1:] if seed == 0 else TEXTS)  # chance may refuse all in one of ten
+        assert texts == {"phrase.prompt": TEXTS[-1]}
         assert {"tensors", "texts"} == set(kinds)
     else:
         assert steps == STEPS[program]
