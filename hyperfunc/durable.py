@@ -60,7 +60,7 @@ class DurableRun:
         self.point = point
         self._budget = budget
         self._counted: dict[str, Usage] = {}
-        self._candidates: dict[str, tuple[str, int]] = {}
+        self._candidates: dict[str, tuple[str, dict[str, float]]] = {}
 
     @property
     def initial_theta(self) -> Theta | None:
@@ -100,7 +100,7 @@ class DurableRun:
         """
         for candidate in pool:
             facts = candidate.to_dict()
-            key, state = str(facts["id"]), (facts["verdict"], len(facts["scores"]))
+            key, state = str(facts["id"]), (facts["verdict"], facts["scores"])
             if self._candidates.get(key) == state:
                 continue
             self._candidates[key] = state

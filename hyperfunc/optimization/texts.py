@@ -20,14 +20,10 @@ class TextStep(Protocol):
     """What one proposal did.
 
     Attributes:
-        candidate: what was proposed, as JSON values by ``to_dict()``; ``None`` where nothing was.
         accepted: whether its texts are the system's now.
         fitness: its mean score on the validation examples; NaN if it did not come so far.
         usage: what it used.
     """
-
-    @property
-    def candidate(self) -> Any: ...
 
     @property
     def accepted(self) -> bool: ...
@@ -146,14 +142,10 @@ class TextLearning:
         system: what is run; its current θ is replaced by the one that each step is made under.
         theta: the θ that the run begins with.
         search: proposes, tests, accepts.
-
-    Attributes:
-        completed: steps so far.
     """
 
     def __init__(self, system: _HasTheta, theta: Theta, search: TextSearch) -> None:
         self.search = search
-        self.completed = 0
         self._system = system
         self._tensors = Theta(theta.tensors).content_hash
 
@@ -169,7 +161,4 @@ class TextLearning:
             self.search.forget_scores()
         self._tensors = tensors
         self._system.set_theta(theta)
-        done = await self.search.step(defer=defer)
-        if done is not None:
-            self.completed += 1
-        return done
+        return await self.search.step(defer=defer)

@@ -87,7 +87,7 @@ class BootstrapDemos(PromptOptimizer):
         self.max_demos = max_demos
         self.threshold = perfect_score if threshold is None else threshold
 
-    def most_validations(self, texts: int) -> int:
+    def most_proposals(self, texts: int, examples: int) -> int:
         return self.max_iterations
 
     def proposer(self, search: Search) -> Proposer:

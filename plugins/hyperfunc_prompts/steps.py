@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
+from functools import partial
 
 from hyperfunc.errors import BudgetExceededError
 from hyperfunc.evaluation.example import Example
@@ -175,7 +176,7 @@ class PromptSearch:
         """
         if self.finish_reason or self._proposer is None:
             return None
-        return await self._attempt(self._step_and_see if defer else self._step_and_conclude)
+        return await self._attempt(partial(self._step, defer=defer))
 
     async def conclude(self) -> PromptStep:
         """Bring to validation what has been proposed and waits for more; call it when no further step will be paid for.
@@ -187,18 +188,13 @@ class PromptSearch:
             return PromptStep(None, False, math.nan, 0.0, Usage())
         return await self._attempt(self._proposer.conclude)
 
-    async def _step_and_conclude(self, search: Search) -> Candidate | None:
+    async def _step(self, search: Search, *, defer: bool) -> Candidate | None:
+        """A step; what waits is tested now, unless that may be put off and the budget has room for it later."""
         assert self._proposer is not None
         before = search.incumbent
         candidate = await self._proposer.step(search)
-        concluded = await self._proposer.conclude(search) if search.incumbent is before else None
-        return candidate if concluded is None else concluded
-
-    async def _step_and_see(self, search: Search) -> Candidate | None:
-        """A step; what waits is tested now if the budget would otherwise end before the search rests."""
-        assert self._proposer is not None
-        candidate = await self._proposer.step(search)
-        if search.affordable_runs() >= 3 * len(search.validation):
+        has_room = search.affordable_runs() >= 3 * len(search.validation)
+        if search.incumbent is not before or (defer and has_room):
             return candidate
         concluded = await self._proposer.conclude(search)
         return candidate if concluded is None else concluded
