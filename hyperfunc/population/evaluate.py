@@ -16,12 +16,14 @@ from torch import Tensor
 
 from hyperfunc.errors import InputMutatedError, LiftError
 from hyperfunc.population.engines import close_engine, engine_for, run_on_engine
-from hyperfunc.population.gathered import run_gathered
+from hyperfunc.population.gathered import DEFAULT_WINDOW, run_gathered
 from hyperfunc.population.inputs import InputGroup, contains_numbers, group_inputs
 from hyperfunc.population.lifted import LiftRefusedError, run_lifted
 from hyperfunc.population.members import MemberBlock, member_count
 from hyperfunc.population.outcomes import BlockOutcome
+from hyperfunc.population.pace import MeasuredPace
 from hyperfunc.population.proof import all_equal, first_difference, reference_run
+from hyperfunc.population.run_window import RunWindow
 from hyperfunc.population.sequential import run_sequential
 from hyperfunc.population.workers import BlockWorkers
 from hyperfunc.program import Program
@@ -76,12 +78,17 @@ class PopulationRunner:
         self._lift_numbers = True
         self._lifted_runs = 0
         self._members_of_first: int | None = None
+        self._window: RunWindow | None = None  # shared by all blocks, where the pace is measured
         self._workers = BlockWorkers(settings.workers or 1)
         self._engine = engine_for(settings)
         if self._engine is not None:
             self._decide("engine", f"asked for by engine={settings.engine!r}")
         elif settings.execution in ("gathered", "sequential"):
             self._decide(settings.execution, "asked for by execution=")
+
+    def follow(self, pace: MeasuredPace) -> None:
+        """Let the number of gathered runs alive at once follow their throughput; changes no bits."""
+        self._window = pace.window(self.settings.window or DEFAULT_WINDOW)
 
     def close(self) -> None:
         self._workers.close()
@@ -161,6 +168,7 @@ class PopulationRunner:
             "notes": list(self.notes),
             "lift_numbers": self._lift_numbers,
             "lifted_runs": self._lifted_runs,
+            "runs_alive": self._window.runs.standing if self._window is not None else None,
         }
 
     def restore_decision(self, decision: Mapping[str, Any]) -> None:
@@ -170,6 +178,8 @@ class PopulationRunner:
         self.notes = list(decision["notes"])
         self._lift_numbers = decision["lift_numbers"]
         self._lifted_runs = decision["lifted_runs"]
+        if self._window is not None and decision.get("runs_alive"):
+            self._window.runs.stand_at(decision["runs_alive"])
 
     # --- deciding ------------------------------------------------------------------------------------------------
 
@@ -379,11 +389,15 @@ class PopulationRunner:
             return await run_on_engine(
                 self._engine, self.program, ask, blocks, batch.inputs, reduce, settings=self.settings, at_once=most
             )
-        results = []
-        for index in blocks:
+
+        async def run_block(index: int) -> R:
             if self.execution == "sequential":
-                outcome = await run_sequential(self.program, ask(index), batch.inputs)
-            else:
-                outcome = await run_gathered(self.program, ask(index), batch.inputs, settings=self.settings)
-            results.append(reduce(index, outcome))
-        return results
+                return reduce(index, await run_sequential(self.program, ask(index), batch.inputs))
+            program, settings, window = self.program, self.settings, self._window
+            return reduce(
+                index, await run_gathered(program, ask(index), batch.inputs, settings=settings, window=window)
+            )
+
+        if self._window is None or self.execution == "sequential":
+            return [await run_block(index) for index in blocks]
+        return await self._window.run_blocks(blocks, run_block)

@@ -34,11 +34,12 @@ from hyperfunc.program import Program
 from hyperfunc.settings import Settings
 from hyperfunc.tape import current_tape, recording
 
-__all__ = ["GatheredOutcome", "run_gathered"]
+__all__ = ["DEFAULT_WINDOW", "GatheredOutcome", "run_gathered"]
 
 Inputs = Mapping[str, Any]
 
-_WINDOW = 4096
+DEFAULT_WINDOW = 4096
+"""Most runs alive at once where settings say nothing."""
 
 
 @dataclass
@@ -95,7 +96,7 @@ async def run_gathered(
             raise ConfigurationError(f"members: expected positions from 0 to {size - 1} in the block, got {member}")
     tape = current_tape()
     with recording(tape.for_population() if tape is not None else None):
-        window = window or RunWindow(InFlight(None, settings.window or _WINDOW))
+        window = window or RunWindow(InFlight(None, settings.window or DEFAULT_WINDOW))
         return await _Gathering(program, block, inputs, settings, chosen, window).run()
 
 

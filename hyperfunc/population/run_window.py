@@ -1,7 +1,8 @@
 """The window of gathered runs: how many are alive, whose turn it is, and when the next block is opened.
 
-A window belongs to one block, or is shared by all blocks of a run: then the next block begins as soon as the ones before
-have no run left to start, so that waiting for the last runs of a block costs nothing. Knows nothing of what a run does.
+A window belongs to one block, or is shared by all blocks of a run: then the next block begins as soon as the ones
+before have no run left to start, so that waiting for the last runs of a block costs nothing. Knows nothing of what a
+run does.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ class RunWindow:
             for block in blocks:
                 while not self._wants_a_block:
                     self._has_nothing_to_start = asyncio.get_running_loop().create_future()
-                    under_way = [task for task in tasks if not task.done()]
-                    await asyncio.wait([self._has_nothing_to_start, *under_way], return_when=asyncio.FIRST_COMPLETED)
+                    awaited: list[asyncio.Future[Any]] = [task for task in tasks if not task.done()]
+                    awaited.append(self._has_nothing_to_start)
+                    await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
                     for task in tasks:
                         if task.done():
                             task.result()  # raises what the block raised

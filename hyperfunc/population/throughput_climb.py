@@ -37,14 +37,18 @@ class ThroughputClimb:
     """
 
     def __init__(self, first: int, least: int, most: int, *, step: float, worthwhile: float) -> None:
-        self.size = self.standing = first
         self._least, self._most = least, most
+        self.stand_at(first)
         self._longest_step = self._step = step
         self._worthwhile = worthwhile
         self._growing = True
-        self._throughput = math.nan  # where the climb stands
         self._vain = 0  # steps in a row that did not pay
         self._rest = 0  # observations until the next step
+
+    def stand_at(self, size: int) -> None:
+        """Go on from ``size``, or the nearest that the limits allow, where nothing is known about it."""
+        self.size = self.standing = max(self._least, min(size, self._most))
+        self._throughput = math.nan
 
     def observe(self, throughput: float) -> None:
         """Learn what a window at :attr:`size` completed per second, above 0."""
