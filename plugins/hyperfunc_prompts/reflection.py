@@ -20,6 +20,7 @@ from hyperfunc.journal import fingerprint_program
 from hyperfunc.parameters.theta import JSONValue
 from hyperfunc.scope import current_scope
 from hyperfunc.usage import Usage
+from hyperfunc_llm.accounting import worst_case
 from hyperfunc_llm.errors import EmptyResponseError
 from hyperfunc_llm.runtime import current_runtime
 from hyperfunc_llm.types import LLMRequest
@@ -31,6 +32,7 @@ __all__ = ["Complete", "Reflection", "Reflector", "Reply", "estimate_tokens", "s
 Messages = list[dict[str, Any]]
 _NEW_TEXT = re.compile(r"<new_text>\n?(.*)\n?</new_text>", re.DOTALL)
 _FENCED = re.compile(r"\A```[\w-]*[ \t]*\n(.*)\n```\Z", re.DOTALL)
+_COMPLAINT = 500  # bytes; more than any complaint of ours without the parts that it quotes
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|#x27);")
 
 
@@ -76,7 +78,40 @@ class Reflector:
         if attempts < 1:
             raise ConfigurationError(f"attempts must be at least 1, got {attempts}")
         self._complete: Complete = _through_runtime(model) if isinstance(model, str) else _stored(model)
+        self._alias = model if isinstance(model, str) else None
         self._attempts = attempts
+
+    @property
+    def attempts(self) -> int:
+        """The most replies for one text."""
+        return self._attempts
+
+    def usage_of_a_reply(self, shown: int, written: int, context_size: int) -> tuple[Usage, Usage] | None:
+        """What one reply uses: an estimate, and the most, for requests within ``context_size``; repeats of requests
+        that failed not counted. ``None`` for a model that is no endpoint of the runtime.
+
+        Args:
+            shown, written: estimated tokens of the request and of the reply.
+            context_size: tokens of a request, estimated from bytes.
+
+        Raises:
+            UnknownAliasError: the model is no endpoint.
+        """
+        if self._alias is None:
+            return None
+        endpoint = current_runtime().endpoint(self._alias)
+        price = endpoint.price
+        request = [{"role": "system", "content": ""}, {"role": "user", "content": "x" * 4 * context_size}]
+        limit = worst_case(LLMRequest(request, endpoint.params or {}), endpoint, price).output_tokens
+        if self._attempts > 1:  # a further request shows the last reply and what was wrong with it
+            request += [
+                {"role": "assistant", "content": "x" * 4 * limit},
+                {"role": "user", "content": "x" * _COMPLAINT},
+            ]
+        most = worst_case(LLMRequest(request, endpoint.params or {}), endpoint, price)
+        usd = 0.0 if price is None else shown * price.input + written * price.output
+        written = min(written, most.output_tokens)
+        return Usage(calls=1, input_tokens=shown, output_tokens=written, usd=min(usd, most.usd)), most
 
     async def ask(self, name: str, messages: Messages) -> Reply:
         """One reply.
