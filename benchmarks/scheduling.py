@@ -5,6 +5,9 @@
     python -m benchmarks.scheduling minibatch       # evaluations to a fitness, with fixed and adaptive minibatches
     python -m benchmarks.scheduling focus           # parameters that matter beside such as do not
     python -m benchmarks.scheduling concurrency     # calls at once, fixed and by measured throughput
+    python -m benchmarks.scheduling pace            # gathered runs alive at once, fixed and by measured throughput
+    python -m benchmarks.scheduling kernels         # lifted kernels of all examples, and of a few
+    python -m benchmarks.scheduling bits            # which sizes of kernels change bits
     python -m benchmarks.scheduling --seeds 2 --steps 50 racing
 
 Counts of evaluations and fitness do not depend on the machine's load; seconds do.
@@ -25,6 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.kernel_bits import print_bits
+from benchmarks.pace import print_kernels, print_pace
 from benchmarks.virtual_time import Server, VirtualLoop
 from demos.digits.__main__ import load_examples
 from demos.digits.pipeline import AnswerAccuracy, DigitPipeline, LogLikelihood
@@ -215,6 +220,9 @@ PARTS: dict[str, Callable[[int, int], None]] = {
     "minibatch": minibatch,
     "focus": focus,
     "concurrency": concurrency,
+    "pace": print_pace,
+    "kernels": print_kernels,
+    "bits": print_bits,
 }
 
 

@@ -54,7 +54,7 @@ async def forecast(
     search, notes = _text_search(system, train, validation, arguments, tensors_move=bool(entries))
     if arguments.target is not None or arguments.patience is not None or arguments.callbacks or arguments.budget:
         notes.append("target, patience, callbacks or a budget may end the run before this")
-    if arguments.economy != replace(NO_ECONOMY, pace=arguments.economy.pace):
+    if arguments.economy != replace(NO_ECONOMY, kernels=arguments.economy.kernels, pace=arguments.economy.pace):
         notes.append("an economy runs less than this, and only in the course of the run is it known how much")
     # The first run of all lets components register themselves; after that the system knows them.
     first = 0 if system.registry.discovered else 1
