@@ -156,7 +156,9 @@ def in_turn(variants: Mapping[str, Variant], repeats: int = REPEATS) -> None:
         print(line + (f"   alive in the end {statistics.median(alive):.0f}" if any(alive) else ""), flush=True)
 
 
-def paced(system: HyperSystem, blocks: list[MemberBlock], inputs: list[dict[str, Any]], count: int) -> None:
+def paced(
+    system: HyperSystem, blocks: list[MemberBlock], inputs: list[dict[str, Any]], count: int, repeats: int = REPEATS
+) -> None:
     def variant(window: int | None) -> Variant:
         def prepare(runner: PopulationRunner) -> None:
             if window is None:
@@ -165,8 +167,8 @@ def paced(system: HyperSystem, blocks: list[MemberBlock], inputs: list[dict[str,
         settings = Settings(execution="gathered", window=window)
         return lambda: generations(system, blocks, inputs, count, settings, prepare)
 
-    fixed = {f"at most {n}": variant(n) for n in (4, 16, 64, 256)}
-    in_turn({**fixed, "at most 4096 (default)": variant(4096), "measured": variant(None)})
+    fixed = {f"at most {n}": variant(n) for n in (8, 16, 64, 256)}
+    in_turn({**fixed, "at most 4096 (default)": variant(4096), "measured": variant(None)}, repeats)
 
 
 def inputs_of(size: int, count: int) -> list[dict[str, Any]]:
@@ -189,7 +191,7 @@ def print_pace(seeds: int, steps: int) -> None:
         print(told)
         server = Server(capacity, overload, 0.02)
         system = Asking(server.port)
-        paced(system, blocks_of(system, 8, 4), inputs_of(8, 10), 6)
+        paced(system, blocks_of(system, 8, 4), inputs_of(8, 10), 6, repeats=3)
         server.close()
 
 

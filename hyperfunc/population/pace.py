@@ -1,15 +1,16 @@
 """How many runs of a population are alive at once, by their measured throughput; bits do not depend on it.
 
 What was found by measuring which sizes may vary (torch 2.13, CPU, one intra-op thread; ``python -m
-benchmarks.scheduling bits``; factored and dense members of layers from 1 x 1 to 256 x 200, and other operations):
+benchmarks.scheduling bits``; factored and dense members of layers from 2 x 1 to 256 x 200, and other operations):
 
 - runs alive at once, and blocks open at once: no bits change, by construction. A call's row in its kernel follows from
   its member and example, rows nobody needs hold copies, and every block has kernels of its own
   (:mod:`hyperfunc.population.gathered_kernel`). This is what is measured and varied here.
 - the number of rows of a gathered kernel: matrix products kept their bits in all of 576 cases, but ``tanh``, ``exp``
-  and the like did not in 46 of 288, at 8 and 16 rows. It stays a function of sizes.
-- the number of examples in a lifted kernel: 111 of 1 152 cases changed bits, products and elementwise operations both;
-  the number of members 21 of 288. Those stay what the configuration says.
+  and the like did not in 47 of 288. It stays a function of sizes.
+- the number of examples in a lifted kernel: 93 of 1 152 cases changed bits, products and elementwise operations both;
+  the number of members: 19 of 288. Those stay what the configuration says
+  (:mod:`hyperfunc.population.kernel_size`).
 
 That outputs agree for the sizes of one generation would not prove it for the next: an output that is rounded, averaged
 or counted hides the last bits of what it is made of. So sizes that can change bits are never chosen by the clock.
