@@ -94,6 +94,11 @@ class OptimizeArguments:
     schedule: str = "joint"
     pretest: bool = True
 
+    def in_scope(self) -> OptimizeArguments:
+        """With the budget of the scope around, where none is given."""
+        around = current_scope().budget
+        return replace(self, budget=around) if self.budget is None and isinstance(around, Budget) else self
+
     @property
     def is_durable(self) -> bool:
         """Whether the run is kept in a journal."""
@@ -193,6 +198,7 @@ async def optimize_system(
 ) -> OptimizeResult:
     """Texts and tensors together where the prompt optimizer can be taken a step at a time; else texts first."""
     train = as_examples(train_data)
+    arguments = arguments.in_scope()
     prompts = system.prompt_optimizer
     if prompts is not None and not isinstance(prompts, TextOptimizer):
         with enter_scope(budget=arguments.budget, evaluating=True):
@@ -220,7 +226,8 @@ async def optimize_system_tensors(
     arguments: OptimizeArguments,
 ) -> OptimizeResult:
     """Improve the tensors that ``arguments`` select; the best θ becomes the system's current one."""
-    return await _optimize(system, as_examples(train_data), metric, val_data, optimizer, None, arguments, None)
+    train = as_examples(train_data)
+    return await _optimize(system, train, metric, val_data, optimizer, None, arguments.in_scope(), None)
 
 
 async def _optimize(
