@@ -269,12 +269,16 @@ class Budget:
         budget._limits = {kind: budget._spent[kind] + int(room[kind]) for kind in COUNTED if kind in room}
         return budget
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], *, since: Usage | None = None) -> None:
         """Go on from :meth:`state`. The limits stay as constructed, so that a resumed run may have more.
+
+        Args:
+            since: what this budget has spent on the way here; that stays spent as well.
 
         Raises:
             BudgetError: ``state`` is not one that :meth:`state` returned, or this budget is already in use.
         """
+        since = since or Usage()
         try:
             spent = {kind: int(state["spent"][kind]) for kind in COUNTED}
             used = Usage.from_dict(dict(state["used"]))
@@ -283,9 +287,11 @@ class Budget:
         except (KeyError, TypeError, ValueError) as error:
             raise BudgetError(f"{self.name}: expected a state made by Budget.state(), got {state!r:.200}") from error
         with self._lock:
-            if any(self._spent.values()) or any(self._reserved.values()):
-                raise BudgetError(f"{self.name}: restore() needs a fresh budget, this one has been used")
-            self._spent, self._used, self._elapsed_before, self._overruns = spent, used, elapsed, overruns
+            on_the_way = amounts_of(since)
+            if self._spent != on_the_way or any(self._reserved.values()):
+                raise BudgetError(f"{self.name}: going on needs a fresh budget, this one has been used; make a new one")
+            self._spent = {kind: amount + on_the_way[kind] for kind, amount in spent.items()}
+            self._used, self._elapsed_before, self._overruns = used + since, elapsed, overruns
             self._refused_by = None
 
     # -- inside -------------------------------------------------------------------------------------------------

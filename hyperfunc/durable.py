@@ -172,9 +172,12 @@ def _minus(a: Usage, b: Usage) -> Usage:
 
 @asynccontextmanager
 async def open_durable_run(
-    journal: Journal, identity: RunIdentity, *, resume: bool, budget: Budget | None
+    journal: Journal, identity: RunIdentity, *, resume: bool, budget: Budget | None, used: Usage | None = None
 ) -> AsyncIterator[DurableRun]:
     """Begin a run in the journal, or with ``resume`` take it up where it was last kept (or begin it, if it never was).
+
+    Args:
+        used: what of ``budget`` was spent to find out what the program consists of.
 
     Raises:
         ResumeError: program, data or configuration changed; says what.
@@ -186,7 +189,7 @@ async def open_durable_run(
     if resume and any(record.name == identity.name for record in journal.runs()):
         point = await journal.resume_run(identity.name or "", **facts, may_change=identity.may_change)
         if budget is not None and point.budget is not None:
-            budget.restore(point.budget)
+            budget.restore(point.budget, since=used)
         yield DurableRun(journal, point.run, point, budget)
     else:
         handle = await journal.start_run(identity.name, **facts, seed=identity.seed)

@@ -38,6 +38,7 @@ from hyperfunc.scope import current_scope, enter_scope
 from hyperfunc.selection import as_examples, candidate_blocks, parameter_group, select_entries
 from hyperfunc.settings import Settings, resolve_settings
 from hyperfunc.tape import Tape
+from hyperfunc.usage import Usage
 
 __all__ = ["OptimizeArguments", "TrainableSystem", "evaluate_members", "optimize_system", "optimize_system_tensors"]
 
@@ -248,7 +249,10 @@ async def _optimize(
         store = current_scope().store or MemoryCallStore() if journal is None else journal.call_store()
         # The first run may cost something, and so may all that comes before the first step.
         stack.enter_context(enter_scope(budget=arguments.budget, store=store, evaluating=True))
+        budget = arguments.budget
+        fresh = budget is not None and budget.spent == Usage()
         traced = await discover(system, train)
+        used = budget.spent if budget is not None and fresh else None
         entries = select_entries(system.registry.tensor_entries(), only=arguments.only, freeze=arguments.freeze)
         if isinstance(optimizer, NoOpSystemOptimizer):
             entries = []
@@ -269,10 +273,10 @@ async def _optimize(
                 system, group, train, validation, metric, optimizer, prompts, options, steps, arguments.run
             )
             durable = await stack.enter_async_context(
-                open_durable_run(journal, identity, resume=arguments.resume, budget=arguments.budget)
+                open_durable_run(journal, identity, resume=arguments.resume, budget=budget, used=used)
             )
             if durable.point is None:
-                await _record_trace(system, durable, traced, train, budget=arguments.budget)
+                await _record_trace(system, durable, traced, train, budget=budget)
             elif durable.initial_theta is not None:
                 system.set_theta(durable.initial_theta)
         initial = system.theta
@@ -306,7 +310,7 @@ async def _optimize(
             steps,
             options=options,
             settings=settings,
-            budget=arguments.budget,
+            budget=budget,
             durable=durable,
         )
         try:

@@ -3,6 +3,7 @@ the first time, so the run goes the same way, and nothing is counted twice or no
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,24 @@ async def test_a_run_that_its_budget_has_ended_goes_on_with_a_larger_one(runtime
     whole, _ = await learn(Texts, tmp_path / "whole.db", {"calls": 400})
     assert more.finish_reason == whole.finish_reason == "completed"
     assert (more.theta, len(more.history)) == (whole.theta, len(whole.history))
+
+
+async def test_what_it_costs_to_see_a_changing_program_again_does_not_keep_it_from_going_on(runtime, tmp_path):
+    @hyperfunction(hp_type=LoRAWeight.create(2, 3, 1), optimize_hparams=True)
+    async def restless(x, hp):
+        await llm_completion("answers", f"never the same: {time.perf_counter_ns()}")
+        return (hp.weight @ x).sum()
+
+    class Restless(HyperSystem):
+        async def run(self, x):
+            return await restless(x)
+
+    data = [Example({"x": torch.ones(3)}, 1.0)] * 2
+    durable: dict[str, Any] = {"run": "r", "journal": tmp_path / "journal.db", "resume": True}
+    for steps in (1, 2):
+        system, budget = Restless(system_optimizer=ESHybridSystemOptimizer(pop_size=2)), Budget(calls=500)
+        result = await system.optimize(data, "numeric-distance", steps=steps, budget=budget, **durable)
+        assert (len(result.history), result.finish_reason) == (steps, "completed")
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
