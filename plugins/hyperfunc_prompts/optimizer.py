@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from hyperfunc.discovery import discover
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.scheduling.text_forecast import TextForecast
-from hyperfunc.training import discover
 from hyperfunc_prompts.acceptance import AcceptanceTest
 from hyperfunc_prompts.forecasting import foresee
 from hyperfunc_prompts.reflection import Complete, Reflector
