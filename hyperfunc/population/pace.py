@@ -44,7 +44,7 @@ class MeasuredPace:
         ConfigurationError: a number out of range.
     """
 
-    first: int = 64
+    first: int = 32
     least: int = 1
     step: float = 2.0
     worthwhile: float = 0.1

@@ -76,7 +76,7 @@ def test_blocks_are_in_flight_together():
     """Blocks of 2 members on 9 examples are 18 runs: one after the other, no more than 18 are ever alive."""
     alone, together = Server(1000), Server(1000)
     slow = optimize(Economy(), server=alone)[1]
-    fast = optimize(Economy(pace=MeasuredPace()), server=together)[1]
+    fast = optimize(Economy(pace=MeasuredPace(first=64)), server=together)[1]
     assert alone.most == 18
     assert together.most >= 64
     assert fast < 0.7 * slow
