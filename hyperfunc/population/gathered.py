@@ -152,11 +152,18 @@ class _Gathering:
     # --- the window ----------------------------------------------------------------------------------------------
 
     def _start_next(self) -> bool:
-        """Start the next run, if there is one."""
+        """Start the next run, if there is one. What goes wrong ends this block: another one may have made room."""
         following = None if self._over.done() else next(self._todo, None)
         if following is None:
             return False
-        position, example = following
+        try:
+            self._start(*following)
+        except Exception as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _start(self, position: int, example: int) -> None:
         member = self.members[position]
         run = MemberRun(self.queue, member, member * len(self.inputs) + example)
         values, prepared = self._values_of(member)
@@ -166,7 +173,6 @@ class _Gathering:
         self._window.runs.began(self.queue.loop.time())
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, run, position, example), context=self._context)
-        return True
 
     async def _one(self, binding: Binding, member: int, example: int) -> Any:
         with span("evaluation", "evaluation", member=member, example=example):
@@ -188,10 +194,10 @@ class _Gathering:
             self._fail(InputMutatedError(written))
         runs, now = self._window.runs, self.queue.loop.time()
         (runs.abandoned if task.cancelled() else runs.ended)(now)
-        self._window.fill()
         self._unfinished -= 1
         if not self._unfinished and not self._over.done():
             self._over.set_result(None)
+        self._window.fill()
         self.queue.run_ended()
 
     def _fail(self, error: BaseException | None) -> None:

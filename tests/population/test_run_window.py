@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from hyperfunc import HyperSystem
+from hyperfunc.population.gathered import run_gathered
 from hyperfunc.population.in_flight import InFlight
+from hyperfunc.population.members import DenseMembers
 from hyperfunc.population.run_window import RunWindow
+from hyperfunc.settings import resolve_settings
 
 
 class Blocks:
@@ -106,3 +113,31 @@ async def test_cancellation_awaits_the_open_blocks() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert sorted(blocks.closed) == [0, 1]
+
+
+async def test_a_block_whose_runs_cannot_be_started_fails_and_not_the_one_that_made_room() -> None:
+    class Broken(dict[str, DenseMembers]):
+        """A block that counts its members, and fails for the second one."""
+
+        def items(self) -> Any:
+            self.asked = getattr(self, "asked", 0) + 1
+            if self.asked > 1:
+                raise ValueError("no such member")
+            return super().items()
+
+    class Doubling(HyperSystem):
+        async def run(self, x: Tensor) -> Tensor:
+            await asyncio.sleep(0)
+            return x * 2
+
+    program, settings = Doubling().program(), resolve_settings()
+    inputs = [{"x": torch.ones(1)}]
+    window = RunWindow(InFlight(None, 1))
+    members = DenseMembers(torch.zeros(2, 1))
+    whole = asyncio.create_task(run_gathered(program, {"a": members}, inputs, settings=settings, window=window))
+    await asyncio.sleep(0)
+    broken = asyncio.create_task(run_gathered(program, Broken(a=members), inputs, settings=settings, window=window))
+    with pytest.raises(ValueError, match="no such member"):
+        await asyncio.wait_for(broken, 60)
+    assert [len(row) for row in (await asyncio.wait_for(whole, 60)).rows or ()] == [1, 1]
+    assert window.runs.count == 0
