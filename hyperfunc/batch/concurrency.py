@@ -37,7 +37,7 @@ class MeasuredConcurrency:
     least: int = 1
     most: int = 256
     step: float = 1.5
-    worthwhile: float = 0.4
+    worthwhile: float = 0.2
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.first <= self.most:
