@@ -7,7 +7,7 @@ called from any thread at once. Errors are :class:`MemoryStoreError`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from hyperfunc.memory_types import (
     BackendFactory,
@@ -19,7 +19,16 @@ from hyperfunc.memory_types import (
     ScopeSelector,
 )
 
-__all__ = ["BackendFactory", "Match", "MemoryBackend", "ReadFilter", "ScopeSelector", "VectorBackend"]
+__all__ = [
+    "BackendFactory",
+    "Match",
+    "MemoryBackend",
+    "NearestBackend",
+    "ReadFilter",
+    "ScopeSelector",
+    "VectorBackend",
+    "VectorSearch",
+]
 
 
 @runtime_checkable
@@ -36,4 +45,37 @@ class VectorBackend(Protocol):
 
     def fetch(self, scope: Scope, ids: Sequence[int], read: ReadFilter) -> list[MemoryEntry]:
         """Those of the entries ``ids`` of ``scope`` that are active and pass ``read``, in any order."""
+        ...
+
+
+class VectorSearch(NamedTuple):
+    """What compares vectors.
+
+    Attributes:
+        name: ``"sqlite-vec"``, ``"pgvector"``, …: an extension of the database; ``"numpy"``: this process, which reads
+            all vectors of a scope for it.
+        reason: why no extension does, and what to do about it; ``""`` where one does.
+    """
+
+    name: str
+    reason: str = ""
+
+
+@runtime_checkable
+class NearestBackend(Protocol):
+    """A :class:`VectorBackend` whose database compares vectors itself, where it can."""
+
+    @property
+    def vector_search(self) -> VectorSearch:
+        """What compares vectors here; :meth:`nearest` may be called only if it is an extension."""
+        ...
+
+    def has_vectors(self, scope: Scope, model: str) -> bool:
+        """Whether ``scope`` has vectors of ``model``."""
+        ...
+
+    def nearest(self, scope: Scope, model: str, query: bytes, read: ReadFilter, limit: int) -> list[tuple[int, bytes]]:
+        """Id and vector of the ``limit`` active entries of ``scope`` that pass ``read`` and have the smallest cosine
+        distance to ``query`` (float32 bytes), in any order; of equal ones the latest. Exact; vectors of another
+        dimension are passed over. More than ``limit`` where the database cannot compare vectors so long."""
         ...

@@ -1,7 +1,8 @@
 """Finding memories by meaning: an embedder turns texts into vectors, and the nearest ones of a scope are found.
 
-Exact search by one matrix product over the vectors of the scope; nothing is approximated and nothing else is needed.
-Knows nothing of relevance, and of no particular model or database.
+The search is exact. A database that compares vectors itself (sqlite-vec, pgvector) names the nearest ones; without such
+an extension all vectors of the scope are read, for one product. Scores are computed here in both cases, so that
+they do not depend on it. Knows nothing of relevance, and of no particular model or database.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfunc_memory.backend import Match, MemoryBackend, ReadFilter, VectorBackend
+from hyperfunc.errors import ConfigurationError
+from hyperfunc_memory.backend import Match, MemoryBackend, NearestBackend, ReadFilter, VectorBackend, VectorSearch
 from hyperfunc_memory.entries import MemoryEntry, Scope
 from hyperfunc_memory.errors import EmbeddingError
 
-__all__ = ["Embedder", "Meaning", "embedded", "nearest"]
+__all__ = ["SEARCHES", "Embedder", "Meaning", "embedded", "nearest"]
+
+SEARCHES = ("auto", "extension", "numpy")
 
 _MAX_QUERY_CHARACTERS = 4_096
+_MARGIN = 16  # more than asked for: the database rounds otherwise than we do, and may rank near ties otherwise
+_IN_HERE = VectorSearch("numpy", "the backend leaves it to this process")
 
 Embedder = Callable[[list[str]], Any]
 """``texts -> vectors``, anything that numpy reads as an array ``[len(texts), dimension]``; called on worker threads."""
@@ -54,7 +60,8 @@ def nearest(query: NDArray[np.float32], stored: Sequence[tuple[int, bytes]], min
     if not fitting:
         return {}
     matrix = np.frombuffer(b"".join(vector for _, vector in fitting), dtype=np.float32).reshape(len(fitting), -1)
-    similarities = matrix @ query
+    # Row by row: a matrix product may round a row otherwise among others, and scores would depend on who else is there.
+    similarities = np.einsum("ij,j->i", matrix, query)
     near = np.flatnonzero(similarities >= min_similarity)
     return {fitting[i][0]: float(similarities[i]) for i in near}
 
@@ -66,16 +73,40 @@ class Meaning:
         embed: the embedder.
         model: the name that its vectors are kept under.
         min_similarity: cosine similarity from which on an entry counts as found.
+        search: ``"auto"``, ``"extension"`` or ``"numpy"``; see :class:`Memory`.
     """
 
-    def __init__(self, embed: Embedder, model: str, min_similarity: float) -> None:
+    def __init__(self, embed: Embedder, model: str, min_similarity: float, search: str = "auto") -> None:
+        if search not in SEARCHES:
+            raise ConfigurationError(f"vector_search: expected one of {', '.join(map(repr, SEARCHES))}, got {search!r}")
         self._embed = embed
         self._model = model
         self._min_similarity = min_similarity
+        self._search = search
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of :class:`Memory` that make it again."""
-        return {"embed": self._embed, "embedding_model": self._model, "min_similarity": self._min_similarity}
+        return {
+            "embed": self._embed,
+            "embedding_model": self._model,
+            "min_similarity": self._min_similarity,
+            "vector_search": self._search,
+        }
+
+    def check(self, backend: MemoryBackend) -> None:
+        """
+        Raises:
+            ConfigurationError: an extension was asked for, and ``backend`` has none.
+        """
+        found = self.search_on(backend)
+        if self._search == "extension" and found.name == "numpy":
+            raise ConfigurationError(f"vector_search='extension': {found.reason}")
+
+    def search_on(self, backend: MemoryBackend) -> VectorSearch:
+        """What compares vectors on ``backend``."""
+        if self._search == "numpy":
+            return VectorSearch("numpy", "vector_search='numpy' was asked for")
+        return backend.vector_search if isinstance(backend, NearestBackend) else _IN_HERE
 
     def vectors(self, entries: Sequence[MemoryEntry]) -> list[bytes]:
         """One vector per entry, as float32 bytes."""
@@ -90,11 +121,21 @@ class Meaning:
         """The entries of ``scope`` nearest to ``query``, scored by cosine similarity, best first."""
         if not isinstance(backend, VectorBackend):
             return []
-        stored = [(entry_id, vector) for entry_id, _, vector in backend.vectors(scope, self._model)]
-        if not stored:
-            return []
-        (vector,) = embedded(self._embed, [query[:_MAX_QUERY_CHARACTERS]])
-        # All that are near enough: history, and what the filter leaves out, are still among them.
+        if isinstance(backend, NearestBackend) and self.search_on(backend).name != "numpy":
+            if not backend.has_vectors(scope, self._model):
+                return []
+            vector = self._of_query(query)
+            stored = backend.nearest(scope, self._model, vector.tobytes(), read, limit + _MARGIN)
+        else:
+            stored = [(entry_id, vector) for entry_id, _, vector in backend.vectors(scope, self._model)]
+            if not stored:
+                return []
+            vector = self._of_query(query)
+        # Without an extension these are all that are near enough: history, and what the filter leaves out, too.
         near = nearest(vector, stored, self._min_similarity)
         found = [Match(entry, near[entry.id or 0]) for entry in backend.fetch(scope, list(near), read)]
-        return sorted(found, key=lambda match: -match.text_score)[:limit]
+        return sorted(found, key=lambda match: (-match.text_score, -(match.entry.id or 0)))[:limit]
+
+    def _of_query(self, query: str) -> NDArray[np.float32]:
+        vector: NDArray[np.float32] = embedded(self._embed, [query[:_MAX_QUERY_CHARACTERS]])[0]
+        return vector

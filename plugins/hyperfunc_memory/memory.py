@@ -34,6 +34,9 @@ class Memory(SynchronousMemory):
         weights: of relevance; :meth:`retrieve` can be given others.
         embed: ``texts -> vectors``; with it, memories are found by meaning too, not by their words alone.
         embedding_model: the name that vectors are kept under; vectors of another name are never compared.
+        vector_search: ``"auto"``: an extension of the database compares vectors where it is there (sqlite-vec, of the
+            extra ``vectors``; pgvector, installed in the database), else numpy does. ``"extension"``, ``"numpy"``: that
+            one, or an error.
         min_similarity: cosine similarity from which on an entry counts as found by meaning, -1 to 1.
         backends: scheme -> factory; before those of plugins and the built-in ones.
         clock: seconds since the epoch.

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hyperfunc.errors import MissingDependencyError
-from hyperfunc_memory.backend import Match, ReadFilter, ScopeSelector
+from hyperfunc_memory.backend import Match, ReadFilter, ScopeSelector, VectorSearch
 from hyperfunc_memory.entries import MemoryEntry, Scope
 from hyperfunc_memory.errors import MemoryInputError, MemoryStoreError
 from hyperfunc_memory.rows import (
@@ -42,6 +42,7 @@ except ImportError as _error:
     raise MissingDependencyError("psycopg", "memory") from _error
 
 from hyperfunc_memory.postgres_schema import migrate
+from hyperfunc_memory.postgres_vectors import PostgresVectors
 
 __all__ = ["PostgresBackend"]
 
@@ -68,6 +69,7 @@ class PostgresBackend:
             # One plain connection first: a pool would try again and again in the background, and hide the reason.
             with psycopg.connect(url, connect_timeout=_CONNECT_SECONDS) as connection:
                 migrate(connection)
+                self._vectors = PostgresVectors(connection, _SQL)
             self._url = url
             self._open_pool()
         except (psycopg.Error, PoolTimeout) as error:
@@ -193,13 +195,8 @@ class PostgresBackend:
         return int(row[0]) if row else 0
 
     def put_vectors(self, model: str, vectors: Mapping[int, bytes]) -> None:
-        with self._transaction() as connection, connection.cursor() as cursor:
-            # An entry that was erased meanwhile has no row to select, and so gets no vector.
-            cursor.executemany(
-                "INSERT INTO memory_vectors SELECT id, %s, %s FROM memory_entries WHERE id = %s FOR KEY SHARE"
-                " ON CONFLICT (entry_id, model) DO UPDATE SET vector = excluded.vector",
-                [(model, vectors[entry_id], entry_id) for entry_id in sorted(vectors)],
-            )
+        with self._transaction() as connection:
+            self._vectors.put(connection, model, vectors)
 
     def vectors(self, scope: Scope, model: str | None = None) -> list[tuple[int, str, bytes]]:
         with self._transaction() as connection:
@@ -207,7 +204,25 @@ class PostgresBackend:
                 f"SELECT v.entry_id, v.model, v.vector FROM {ENTRY_SOURCE} JOIN memory_vectors v ON v.entry_id = e.id"
                 " WHERE s.key = %(key)s AND (%(model)s::text IS NULL OR v.model = %(model)s::text) ORDER BY v.entry_id",
                 {"key": scope.key, "model": model},
+                binary=True,
             ).fetchall()
+
+    @property
+    def vector_search(self) -> VectorSearch:
+        return self._vectors.search
+
+    def has_vectors(self, scope: Scope, model: str) -> bool:
+        with self._transaction() as connection:
+            row = connection.execute(
+                f"SELECT EXISTS (SELECT FROM {ENTRY_SOURCE} JOIN memory_vectors v ON v.entry_id = e.id"
+                " WHERE s.key = %s AND v.model = %s)",
+                (scope.key, model),
+            ).fetchone()
+        return row is not None and bool(row[0])
+
+    def nearest(self, scope: Scope, model: str, query: bytes, read: ReadFilter, limit: int) -> list[tuple[int, bytes]]:
+        with self._transaction() as connection:
+            return self._vectors.nearest(connection, scope, model, query, read, limit)
 
     def fetch(self, scope: Scope, ids: Sequence[int], read: ReadFilter) -> list[MemoryEntry]:
         condition, values = _SQL.readable(read)

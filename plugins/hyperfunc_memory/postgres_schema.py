@@ -13,7 +13,7 @@ from hyperfunc_memory.errors import MemorySchemaError
 
 __all__ = ["SCHEMA_VERSION", "migrate", "stored_version"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _MIGRATION_LOCK = 0x68660001
 
 _VERSION_1 = """
@@ -63,7 +63,14 @@ CREATE TABLE memory_vectors (
     model text NOT NULL, vector bytea NOT NULL, PRIMARY KEY (entry_id, model));
 """
 
-_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
+# What pgvector compares, where it is there. It stays in the row; then the bytes, which only numpy reads, go out of it.
+_VERSION_4 = """
+ALTER TABLE memory_vectors ADD COLUMN numbers real[];
+ALTER TABLE memory_vectors ALTER COLUMN vector SET STORAGE EXTERNAL, ALTER COLUMN numbers SET STORAGE MAIN;
+CREATE INDEX memory_vectors_unfilled ON memory_vectors (entry_id) WHERE numbers IS NULL;
+"""
+
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 
 
 def stored_version(connection: Connection[Any]) -> int:

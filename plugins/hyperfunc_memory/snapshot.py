@@ -13,7 +13,15 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from hyperfunc_memory.backend import Match, MemoryBackend, ReadFilter, ScopeSelector, VectorBackend
+from hyperfunc_memory.backend import (
+    Match,
+    MemoryBackend,
+    NearestBackend,
+    ReadFilter,
+    ScopeSelector,
+    VectorBackend,
+    VectorSearch,
+)
 from hyperfunc_memory.entries import MemoryEntry, Scope
 from hyperfunc_memory.errors import MemoryStoreError
 from hyperfunc_memory.sqlite_backend import SQLiteBackend
@@ -138,6 +146,29 @@ class SnapshotBackend:
         private = self._private_if_copied(scope)
         source: object = private if private is not None else self._base
         return source.vectors(scope, model) if isinstance(source, VectorBackend) else []
+
+    @property
+    def vector_search(self) -> VectorSearch:
+        if not isinstance(self._base, NearestBackend):
+            return VectorSearch("numpy", "the backend leaves it to this process")
+        found = self._base.vector_search
+        # What was written since lives in SQLite.
+        return found if found.name == "numpy" or self._private is None else self._private.vector_search
+
+    def has_vectors(self, scope: Scope, model: str) -> bool:
+        return self._comparing(scope).has_vectors(scope, model)
+
+    def nearest(self, scope: Scope, model: str, query: bytes, read: ReadFilter, limit: int) -> list[tuple[int, bytes]]:
+        comparing = self._comparing(scope)
+        frozen = read if comparing is self._private else self._frozen(read)
+        return comparing.nearest(scope, model, query, frozen, limit)
+
+    def _comparing(self, scope: Scope) -> NearestBackend:
+        private = self._private_if_copied(scope)
+        if private is not None:
+            return private
+        assert isinstance(self._base, NearestBackend)
+        return self._base
 
     def fetch(self, scope: Scope, ids: Sequence[int], read: ReadFilter) -> list[MemoryEntry]:
         private = self._private_if_copied(scope)

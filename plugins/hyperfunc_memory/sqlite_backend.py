@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperfunc_memory.backend import Match, ReadFilter, ScopeSelector
+from hyperfunc_memory.backend import Match, ReadFilter, ScopeSelector, VectorSearch
 from hyperfunc_memory.entries import MemoryEntry, Scope
 from hyperfunc_memory.errors import MemoryInputError
 from hyperfunc_memory.rows import (
@@ -35,6 +35,7 @@ from hyperfunc_memory.rows import (
 )
 from hyperfunc_memory.sqlite_connections import SQLiteConnections
 from hyperfunc_memory.sqlite_schema import migrate
+from hyperfunc_memory.sqlite_vectors import why_not
 from hyperfunc_memory.text import content_hash, entity_key, scoped_words
 
 __all__ = ["SQLiteBackend", "open_sqlite", "sqlite_path"]
@@ -194,7 +195,8 @@ class SQLiteBackend:
         with self._connections.writing() as connection:
             # An entry that was erased meanwhile has no row to select, and so gets no vector.
             connection.executemany(
-                "INSERT OR REPLACE INTO memory_vectors SELECT id, ?, ? FROM memory_entries WHERE id = ?",
+                "INSERT OR REPLACE INTO memory_vectors (entry_id, model, vector)"
+                " SELECT id, ?, ? FROM memory_entries WHERE id = ?",
                 [(model, vector, entry_id) for entry_id, vector in vectors.items()],
             )
 
@@ -204,6 +206,33 @@ class SQLiteBackend:
                 f"SELECT v.entry_id, v.model, v.vector FROM {ENTRY_SOURCE} JOIN memory_vectors v ON v.entry_id = e.id"
                 " WHERE s.key = ? AND (? IS NULL OR v.model = ?) ORDER BY v.entry_id",
                 (scope.key, model, model),
+            ).fetchall()
+
+    @property
+    def vector_search(self) -> VectorSearch:
+        return VectorSearch("sqlite-vec") if self._connections.compare_vectors else VectorSearch("numpy", why_not())
+
+    def has_vectors(self, scope: Scope, model: str) -> bool:
+        with self._connections.reading() as connection:
+            found = connection.execute(
+                f"SELECT 1 FROM {ENTRY_SOURCE} JOIN memory_vectors v ON v.entry_id = e.id"
+                " WHERE s.key = ? AND v.model = ? LIMIT 1",
+                (scope.key, model),
+            ).fetchone()
+        return found is not None
+
+    def nearest(self, scope: Scope, model: str, query: bytes, read: ReadFilter, limit: int) -> list[tuple[int, bytes]]:
+        condition, values = _SQL.readable(read)
+        with self._connections.reading() as connection:
+            # IN, not a join: then vectors are read in the order of ids, as they lie in the file. They are compared
+            # after those of other dimensions are left out, and what is sorted are ids.
+            return connection.execute(
+                "SELECT entry_id, vector FROM memory_vectors WHERE model = :model AND entry_id IN ("
+                "SELECT v.entry_id FROM memory_vectors v WHERE v.model = :model AND v.entry_id IN ("
+                f"SELECT e.id FROM {ENTRY_SOURCE} WHERE s.key = :key AND {condition})"
+                " AND length(v.vector) = length(:query)"
+                " ORDER BY vec_distance_cosine(v.vector, :query), v.entry_id DESC LIMIT :limit)",
+                {"key": scope.key, "model": model, "query": query, "limit": limit, **values},
             ).fetchall()
 
     def fetch(self, scope: Scope, ids: Sequence[int], read: ReadFilter) -> list[MemoryEntry]:

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from hyperfunc_memory.errors import MemoryStoreError
+from hyperfunc_memory.sqlite_vectors import Connection, load_into, offered_to_new_connections
 
 __all__ = ["SQLiteConnections"]
 
@@ -39,7 +40,7 @@ class SQLiteConnections:
         self._in_memory = path == ":memory:"
         self._write_lock = threading.RLock()
         self._pool_lock = threading.Lock()
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: list[Connection] = []
         self._closed = False
         self._process = os.getpid()
         self._synchronous = ""
@@ -92,6 +93,11 @@ class SQLiteConnections:
             finally:
                 self._give_back(connection)
 
+    @property
+    def compare_vectors(self) -> bool:
+        """Whether these connections have sqlite-vec."""
+        return self._writer.compares_vectors
+
     def close(self) -> None:
         """Close every connection. Calling it again does nothing."""
         with self._write_lock, self._pool_lock:
@@ -101,11 +107,18 @@ class SQLiteConnections:
                     connection.close()
                 self._idle.clear()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> Connection:
         with self._translated():
-            connection = sqlite3.connect(
-                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
-            )
+            with offered_to_new_connections():
+                connection = sqlite3.connect(
+                    self._path,
+                    timeout=_BUSY_SECONDS,
+                    isolation_level=None,
+                    check_same_thread=False,
+                    factory=Connection,
+                    cached_statements=64,
+                )
+            load_into(connection)
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA temp_store = MEMORY")
             return connection
@@ -142,7 +155,7 @@ class SQLiteConnections:
             raise MemoryStoreError("this memory is closed; make a new one")
         return self._writer
 
-    def _borrow(self) -> sqlite3.Connection:
+    def _borrow(self) -> Connection:
         with self._pool_lock:
             if self._closed:
                 raise MemoryStoreError("this memory is closed; make a new one")
@@ -150,7 +163,7 @@ class SQLiteConnections:
                 return self._idle.pop()
         return self._connect()
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
+    def _give_back(self, connection: Connection) -> None:
         with self._pool_lock:
             if not self._closed and len(self._idle) < _MAX_IDLE_READERS:
                 self._idle.append(connection)

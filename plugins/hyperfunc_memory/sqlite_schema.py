@@ -17,7 +17,7 @@ from hyperfunc_memory.text import content_hash, entity_key
 
 __all__ = ["SCHEMA_VERSION", "migrate", "stored_version"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _VERSION_1 = (
     "CREATE TABLE memory_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -65,6 +65,17 @@ _VERSION_3 = (
     """CREATE TABLE memory_vectors (
         entry_id INTEGER NOT NULL REFERENCES memory_entries (id) ON DELETE CASCADE,
         model TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (entry_id, model)) WITHOUT ROWID""",
+)
+
+# Rows in the order of writing: reading the vectors of a scope takes half of the time.
+_VERSION_4 = (
+    "ALTER TABLE memory_vectors RENAME TO memory_vectors_3",
+    """CREATE TABLE memory_vectors (
+        id INTEGER PRIMARY KEY,
+        entry_id INTEGER NOT NULL REFERENCES memory_entries (id) ON DELETE CASCADE,
+        model TEXT NOT NULL, vector BLOB NOT NULL, UNIQUE (entry_id, model))""",
+    "INSERT INTO memory_vectors (entry_id, model, vector) SELECT * FROM memory_vectors_3",
+    "DROP TABLE memory_vectors_3",
 )
 
 _COLUMNS_OF_0_3 = {
@@ -125,7 +136,17 @@ def _to_version_3(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_to_version_1, _to_version_2, _to_version_3)
+def _to_version_4(connection: sqlite3.Connection) -> None:
+    for statement in _VERSION_4:
+        connection.execute(statement)
+
+
+_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    _to_version_1,
+    _to_version_2,
+    _to_version_3,
+    _to_version_4,
+)
 
 
 def _import_0_3(connection: sqlite3.Connection) -> None:

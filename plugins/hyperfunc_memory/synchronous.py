@@ -16,7 +16,14 @@ from typing import Any, Self
 
 from hyperfunc.errors import ConfigurationError
 from hyperfunc_memory.arguments import checked_id, checked_limit, read_filter
-from hyperfunc_memory.backend import BackendFactory, MemoryBackend, ReadFilter, ScopeSelector, VectorBackend
+from hyperfunc_memory.backend import (
+    BackendFactory,
+    MemoryBackend,
+    ReadFilter,
+    ScopeSelector,
+    VectorBackend,
+    VectorSearch,
+)
 from hyperfunc_memory.embedding import Embedder, Meaning
 from hyperfunc_memory.entries import MemoryEntry, MemoryType, Scope, checked_entry
 from hyperfunc_memory.errors import MemoryInputError, MemoryStoreError
@@ -52,6 +59,7 @@ class SynchronousMemory:
         embed: Embedder | None = None,
         embedding_model: str = "default",
         min_similarity: float = 0.3,
+        vector_search: str = "auto",
         backends: Mapping[str, BackendFactory] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -66,13 +74,27 @@ class SynchronousMemory:
         self._clock = clock
         self._backends = backends
         self._backend = open_backend(db_url, backends)
-        self._meaning = None if embed is None else Meaning(embed, embedding_model, min_similarity)
-        if embed is not None and not isinstance(self._backend, VectorBackend):
+        try:
+            self._meaning = self._checked_meaning(embed, embedding_model, min_similarity, vector_search)
+        except ConfigurationError:
             self._backend.close()
-            raise ConfigurationError(f"the backend of {db_url!r} keeps no vectors; leave embed= out, or take another")
+            raise
         self._threads = Offload()
         self._owns_threads = True
         self._offload: Offload | InPlaceWhileCheap = self._threads
+
+    def _checked_meaning(
+        self, embed: Embedder | None, model: str, min_similarity: float, vector_search: str
+    ) -> Meaning | None:
+        if embed is None:
+            return None
+        if not isinstance(self._backend, VectorBackend):
+            raise ConfigurationError(
+                f"the backend of {self.db_url!r} keeps no vectors; leave embed= out, or take another"
+            )
+        meaning = Meaning(embed, model, min_similarity, vector_search)
+        meaning.check(self._backend)
+        return meaning
 
     # Life
 
@@ -108,6 +130,11 @@ class SynchronousMemory:
     def backend(self) -> MemoryBackend:
         """Where the entries are kept."""
         return self._backend
+
+    @property
+    def vector_search(self) -> VectorSearch | None:
+        """What compares vectors, and why no extension of the database does; ``None`` without an embedder."""
+        return None if self._meaning is None else self._meaning.search_on(self._backend)
 
     def snapshot(self) -> Self:
         """A private copy-on-write view: it holds what this memory holds now; what is written to it stays in it.

@@ -119,7 +119,7 @@ def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path, postgres_stor
     with psycopg.connect(postgres_store) as server:
         server.execute(newer)
     for url in (str(path), postgres_store):
-        with pytest.raises(MemorySchemaError, match=r"version 99.*up to 3.*upgrade"):
+        with pytest.raises(MemorySchemaError, match=r"version 99.*up to 4.*upgrade"):
             Memory(url)
 
 
