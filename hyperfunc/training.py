@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,7 +21,7 @@ from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, N
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.fitness import Fitness, MemberFitness, Metric
 from hyperfunc.history import History, OptimizeResult
-from hyperfunc.journal import Journal, fingerprint_data, fingerprint_program
+from hyperfunc.journal import Journal, fingerprint_data, fingerprint_program, fingerprint_system
 from hyperfunc.optimization.loop import OptimizationRun
 from hyperfunc.optimization.members import MemberEvaluation
 from hyperfunc.optimization.options import Callback, LoopOptions, TensorOptimizer
@@ -360,17 +360,16 @@ def _identity(
         "patience": options.patience,
         "target": options.target,
         "parameters": list(group.names),
-        "other_parameters": system.theta.select(frozen).content_hash,
-        "optimizer": fingerprint_program(_without_steps(optimizer)).hash,
-        "metric": metric if isinstance(metric, str) else fingerprint_program(metric).hash,
+        "other_parameters": {name: system.theta.select([name]).content_hash for name in frozen},
+        "optimizer": _without_steps(optimizer),
+        "metric": metric if isinstance(metric, str) else fingerprint_program(metric).texts(),
     }
     if prompts is not None:
-        config |= {"prompt_optimizer": fingerprint_program(prompts).hash, "schedule": options.schedule}
-    not_the_program = ["system_optimizer", "prompt_optimizer", "settings", "memory", "_registry"]
+        config |= {"prompt_optimizer": fingerprint_program(prompts).texts(), "schedule": options.schedule}
     return RunIdentity(
         name,
         config,
-        fingerprint_program(system, leave_out=not_the_program),
+        fingerprint_system(system),
         fingerprint_data(train=train, validation=validation),
         options.seed,
     )
@@ -382,12 +381,11 @@ def _learned(system: TrainableSystem) -> Sequence[str]:
     return () if statistics is None else statistics.names
 
 
-def _without_steps(optimizer: Any) -> Any:
-    """How long a run goes on may differ when it is resumed."""
-    if is_dataclass(optimizer) and not isinstance(optimizer, type) and hasattr(optimizer, "steps"):
-        changed: Any = replace(optimizer, steps=0)
-        return changed
-    return optimizer
+def _without_steps(optimizer: Any) -> dict[str, str]:
+    """What an optimizer is made of, but for how long it goes on, which may differ when a run is resumed."""
+    texts = fingerprint_program(optimizer).texts()
+    texts.pop(f"constant {type(optimizer).__qualname__}.steps", None)
+    return texts
 
 
 def _why_nothing(registry: Registry, arguments: OptimizeArguments) -> str:
