@@ -76,6 +76,7 @@ class GenerationRecord:
         fitness: statistics by name (``best``, ``mean``, ``validation``, ``sigma``, …).
         budget: the budget's state after this generation.
         spend: usage of this generation alone, by component.
+        call_sequence: paid calls up to this one were kept before.
     """
 
     number: int
@@ -85,6 +86,7 @@ class GenerationRecord:
     fitness: Mapping[str, float]
     budget: Mapping[str, Any] | None
     spend: Mapping[str, Usage]
+    call_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +211,8 @@ class ResumePoint:
         theta: θ after that generation; ``None`` if not even the initial one was recorded.
         strategy_tensors, strategy_meta: the strategy's state then.
         budget: the budget's state then.
-        paid_since: usage of the calls that were paid after that record and will now be answered from the journal;
-            ``Budget.charge`` it after ``Budget.restore``, so that what was spent stays spent.
+        owed: what the calls cost that were paid after that record, by content key; they will now be answered from the
+            journal, and the budget's state does not hold them (see :class:`hyperfunc.relived.RelivedCalls`).
         history: all complete generations, oldest first.
         finish_reason: set if the run had ended; it may still be continued.
     """
@@ -221,6 +223,6 @@ class ResumePoint:
     strategy_tensors: Mapping[str, Tensor]
     strategy_meta: Any
     budget: Mapping[str, Any] | None
-    paid_since: Usage
+    owed: Mapping[str, Usage]
     history: tuple[GenerationRecord, ...]
     finish_reason: str | None
