@@ -76,8 +76,9 @@ class Reflector:
     def __init__(self, model: str | Complete, *, attempts: int = 3) -> None:
         if attempts < 1:
             raise ConfigurationError(f"attempts must be at least 1, got {attempts}")
+        self.model = model  # public, so that a run with another model is another run
+        self.attempts = attempts
         self._complete: Complete = _through_runtime(model) if isinstance(model, str) else _stored(model)
-        self._attempts = attempts
 
     async def ask(self, name: str, messages: Messages) -> Reply:
         """One reply.
@@ -120,7 +121,7 @@ class Reflector:
         """
         usage, complaint = Usage(), ""
         conversation = list(messages)
-        for attempt in range(1, self._attempts + 1):
+        for attempt in range(1, self.attempts + 1):
             reply = await self.ask(name, conversation)
             usage += reply.usage
             if account is not None:
@@ -140,9 +141,9 @@ class Reflector:
                 {"role": "user", "content": f"This cannot be used: {complaint}. Answer again, whole and in the form."},
             ]
         raise UnusableProposalError(
-            f"no usable text for {name} in {self._attempts} replies; the last: {complaint}",
+            f"no usable text for {name} in {self.attempts} replies; the last: {complaint}",
             parameter_name=name,
-            attempts=self._attempts,
+            attempts=self.attempts,
         )
 
 

@@ -148,7 +148,8 @@ async def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
 
 
 def test_graphs_show_calls_dataflow_and_failures() -> None:
-    from hyperfunc.journal.traces import TraceRecord, trace_calls, trace_edges
+    from hyperfunc.journal.records import TraceRecord
+    from hyperfunc.journal.traces import trace_calls, trace_edges
 
     tape = example_tape()
     trace = TraceRecord(1, 1, "7", "best", 0.0, 1.0, trace_calls(tape), trace_edges(tape))
