@@ -23,7 +23,10 @@ __all__ = ["Delivery", "Exporter", "SpanExporter"]
 
 _log = logging.getLogger("hyperfunc.observability")
 _BATCH = 512
-_FIRST_INTERVAL_S = 0.1  # the first batch goes early, so that it is known by the end whether the backend answers
+# The first batch goes early, so that it is known by the end whether the backend answers, and it is small: for one that
+# does not, a full batch would have been encoded in vain.
+_FIRST_INTERVAL_S = 0.1
+_FIRST_BATCH = 32
 _LOCAL_WAIT_S = 10.0
 _GRACE_SHARE = 0.01
 _EXIT_STEP_S = 0.05
@@ -221,7 +224,8 @@ class Delivery:
                 # Nobody wakes this thread for a single span: that would cost the run more than recording it.
                 first = self._answered is None
                 self._wake.wait(min(self._interval_s, _FIRST_INTERVAL_S) if first else self._interval_s)
-            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            size = _FIRST_BATCH if self._answered is None else _BATCH
+            batch = [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
             self._in_hand = len(batch)
             self._in_hand_since = time.monotonic()
             return None if self._abandoned or (not batch and self._closing) else batch
