@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from benchmarks.observability.calls import USAGES
 from benchmarks.observability.pairs import excess
 from hyperfunc import HyperSystem, hyperfunction
-from hyperfunc.observability import Exporter
+from hyperfunc.observability import Exporter, ObservabilityHub
 from hyperfunc.tape import add_usage
 from hyperfunc_otlp import OTLPExporter
 
@@ -64,16 +64,18 @@ def measure_dead(rounds: int, calls: int) -> None:
         }
         walls: dict[str, list[float]] = {name: [] for name in legs}
         processor: dict[str, list[float]] = {name: [] for name in legs}
-        lost: dict[str, int] = {}
+        hubs: dict[str, ObservabilityHub] = {}  # of the last run
         names = list(legs)
         for name in names:  # imports
             _one(legs[name](), 200)
         for number in range(rounds):
             turned = names[number % len(names) :] + names[: number % len(names)]
             for name in turned if number % 2 else reversed(turned):
-                wall, cpu, lost[name] = _one(legs[name](), calls)
+                wall, cpu, hubs[name] = _one(legs[name](), calls)
                 walls[name].append(wall)
                 processor[name].append(cpu)
+        for hub in hubs.values():
+            hub.flush(10)
     logging.disable(logging.NOTSET)
     print(f"a run of {calls} calls of 4 ms, 20 at a time; medians of {rounds} rounds; goal: less than +2 %")
     print("ratio to the run without an exporter of the same round, 95 % interval")
@@ -84,16 +86,19 @@ def measure_dead(rounds: int, calls: int) -> None:
         share = more / statistics.median(base)
         print(
             f"  {name:20}{statistics.median(walls[name]):8.3f} s  {ratio:30}"
-            f" processor {more * 1e3:+6.1f} ms ({share:+.2%} of the run), {lost[name]} spans lost"
+            f" processor {more * 1e3:+6.1f} ms ({share:+.2%} of the run), {_lost(hubs[name])} spans lost"
         )
 
 
-def _one(exporters: Sequence[Exporter], calls: int) -> tuple[float, float, int]:
+def _one(exporters: Sequence[Exporter], calls: int) -> tuple[float, float, ObservabilityHub]:
     system = SlowlyAsking()
     gc.collect()
     wall, cpu = time.perf_counter(), time.process_time()
     with system.observability.trace(exporters=exporters):
         asyncio.run(system.run(calls))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    system.observability.flush(10)
-    return wall, cpu, system.observability.dropped + system.observability.failed
+    return wall, cpu, system.observability
+
+
+def _lost(hub: ObservabilityHub) -> int:
+    return hub.dropped + hub.failed
