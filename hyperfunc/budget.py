@@ -19,41 +19,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from hyperfunc.errors import BudgetError, BudgetExceededError
-from hyperfunc.reservations import COUNTED, PICO, BudgetReservation, amounts_of, picodollars, readable
+from hyperfunc.reservations import COUNTED, PICO, BudgetReservation, Waiter, amounts_of, picodollars, readable
 from hyperfunc.usage import Usage
 
 __all__ = ["Budget", "BudgetReservation"]
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    """One caller in line; ``reservation`` is set, under the lock, before he hears of it."""
-
-    amounts: dict[str, int]
-    brief: bool
-    answer: asyncio.Future[BudgetReservation]
-    reservation: BudgetReservation | None = None
-
-    def hear(self, error: BudgetExceededError | None) -> bool:
-        """Tell the caller, in his own event loop; whether there still is one."""
-
-        def tell() -> None:
-            if self.answer.done():
-                return
-            if error is not None:
-                self.answer.set_exception(error)
-            elif self.reservation is not None:
-                self.answer.set_result(self.reservation)
-
-        try:
-            self.answer.get_loop().call_soon_threadsafe(tell)
-        except RuntimeError:  # the loop is closed
-            return False
-        return True
 
 
 class Budget:
@@ -108,7 +80,7 @@ class Budget:
         self._clock = clock
         # One lock for a whole tree of budgets: a reservation is one step in all of its levels.
         self._lock: threading.Lock = parent._lock if parent is not None else threading.Lock()
-        self._lines: dict[Budget, deque[_Waiter]] = parent._lines if parent is not None else {}
+        self._lines: dict[Budget, deque[Waiter]] = parent._lines if parent is not None else {}
         self._spent: dict[str, int] = dict.fromkeys(COUNTED, 0)
         self._reserved: dict[str, int] = dict.fromkeys(COUNTED, 0)
         self._brief: dict[str, int] = dict.fromkeys(COUNTED, 0)  # the part of it that will end by itself
@@ -171,13 +143,19 @@ class Budget:
             hopeless = self._blocking(amounts, but_brief=True)
             if hopeless is not None:
                 raise self._refusal(amounts, *hopeless)
-            waiter = _Waiter(amounts, brief, asyncio.get_running_loop().create_future())
+            waiter = Waiter(amounts, brief, asyncio.get_running_loop().create_future())
             self._lines.setdefault(self, deque()).append(waiter)
         try:
             return await waiter.answer
         except asyncio.CancelledError:
             self._leave(waiter)
             raise
+
+    def hold(self, paid: Usage) -> BudgetReservation:
+        """Set aside what has been paid already and is to be counted later, also beyond the limits."""
+        amounts = amounts_of(paid)
+        with self._lock:
+            return self._take(amounts, brief=False)
 
     def fits(self, worst_case: Usage) -> bool:
         """Whether :meth:`reserve` would succeed now. Another thread may change that at once."""
@@ -231,6 +209,12 @@ class Budget:
         return left
 
     @property
+    def unspent(self) -> dict[str, float]:
+        """Like :attr:`remaining`, but reservations in flight do not count, and neither do seconds."""
+        with self._lock:
+            return {kind: free / PICO if kind == "usd" else free for kind, free in self._room().items()}
+
+    @property
     def exhausted(self) -> str | None:
         """The kind that ended this budget: one of which nothing is left, or that refused a reservation, with none
         made since. ``None`` while there is something left."""
@@ -273,14 +257,28 @@ class Budget:
                 "used": self._used.to_dict(),
                 "elapsed": self.elapsed,
                 "overruns": self._overruns,
+                "room": self._room(),
             }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    @classmethod
+    def as_of(cls, state: Mapping[str, Any]) -> Budget:
+        """A budget with what had been spent and what was left when ``state`` was taken; time does not count in it."""
+        budget = cls(name="then")
+        budget.restore(state)
+        room = state.get("room", {})
+        budget._limits = {kind: budget._spent[kind] + int(room[kind]) for kind in COUNTED if kind in room}
+        return budget
+
+    def restore(self, state: Mapping[str, Any], *, since: Usage | None = None) -> None:
         """Go on from :meth:`state`. The limits stay as constructed, so that a resumed run may have more.
+
+        Args:
+            since: what this budget has spent on the way here; that stays spent as well.
 
         Raises:
             BudgetError: ``state`` is not one that :meth:`state` returned, or this budget is already in use.
         """
+        since = since or Usage()
         try:
             spent = {kind: int(state["spent"][kind]) for kind in COUNTED}
             used = Usage.from_dict(dict(state["used"]))
@@ -289,12 +287,23 @@ class Budget:
         except (KeyError, TypeError, ValueError) as error:
             raise BudgetError(f"{self.name}: expected a state made by Budget.state(), got {state!r:.200}") from error
         with self._lock:
-            if any(self._spent.values()) or any(self._reserved.values()):
-                raise BudgetError(f"{self.name}: restore() needs a fresh budget, this one has been used")
-            self._spent, self._used, self._elapsed_before, self._overruns = spent, used, elapsed, overruns
+            on_the_way = amounts_of(since)
+            if self._spent != on_the_way or any(self._reserved.values()):
+                raise BudgetError(f"{self.name}: going on needs a fresh budget, this one has been used; make a new one")
+            self._spent = {kind: amount + on_the_way[kind] for kind, amount in spent.items()}
+            self._used, self._elapsed_before, self._overruns = used + since, elapsed, overruns
             self._refused_by = None
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _room(self) -> dict[str, int]:
+        """What is not spent yet, here and in all budgets around: the smallest of each kind."""
+        room: dict[str, int] = {}
+        for level in self._levels():
+            for kind, limit in level._limits.items():
+                free = max(0, limit - level._spent[kind])
+                room[kind] = min(room.get(kind, free), free)
+        return room
 
     def _levels(self) -> list[Budget]:
         levels: list[Budget] = []
@@ -368,7 +377,7 @@ class Budget:
             heard = self._serve()
         self._tell(heard)
 
-    def _leave(self, waiter: _Waiter) -> None:
+    def _leave(self, waiter: Waiter) -> None:
         """A caller in line was cancelled: what he was given goes back, and those behind him move up."""
         with self._lock:
             line = self._lines.get(self)
@@ -381,9 +390,9 @@ class Budget:
         if waiter.answer.done() and not waiter.answer.cancelled():
             waiter.answer.exception()  # read, so that it is no unhandled one
 
-    def _serve(self) -> list[tuple[_Waiter, BudgetExceededError | None]]:
+    def _serve(self) -> list[tuple[Waiter, BudgetExceededError | None]]:
         """Give every line's first callers what has become free, or the refusal that has become certain."""
-        heard: list[tuple[_Waiter, BudgetExceededError | None]] = []
+        heard: list[tuple[Waiter, BudgetExceededError | None]] = []
         for level, line in list(self._lines.items()):
             while line:
                 waiter = line[0]
@@ -399,7 +408,7 @@ class Budget:
                 del self._lines[level]
         return heard
 
-    def _tell(self, heard: list[tuple[_Waiter, BudgetExceededError | None]]) -> None:
+    def _tell(self, heard: list[tuple[Waiter, BudgetExceededError | None]]) -> None:
         """Outside the lock: an event loop's callbacks may come back here."""
         for waiter, error in heard:
             if not waiter.hear(error) and waiter.reservation is not None:

@@ -8,85 +8,24 @@ Knows nothing of how hyperfunctions are declared or of how populations are run.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
-import threading
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn, Protocol, TypeVar
-
-import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
+from collections.abc import Coroutine, Generator, Mapping
+from typing import Any, NoReturn, TypeVar
 
 from hyperfunc import tape as tapes
+from hyperfunc.attempt import device_of, make_attempt, move_to, settings_of
 from hyperfunc.binding import Frame
+from hyperfunc.callee import Callee
 from hyperfunc.errors import (
     CallLimitError,
-    CallTimeoutError,
-    ConfigurationError,
     ExecutionError,
     HyperfuncError,
     UnboundError,
 )
-from hyperfunc.parameters.protocol import TensorSpec
-from hyperfunc.parameters.text import TextParam
-from hyperfunc.settings import Settings, context_settings
 
-__all__ = ["CallPolicy", "Callee", "PendingCall", "prepare_injected"]
+__all__ = ["PendingCall", "make_alone", "prepare_injected"]
 
 R = TypeVar("R", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class CallPolicy:
-    """Limits of one component's calls; ``None``: not said here, the settings decide (``max_calls``: no limit).
-
-    ``delegated``: the function keeps retries and timeouts itself, those of the settings too; here a call is one attempt
-    without a clock. For functions whose repeats are counted, and whose clocks start, elsewhere (a model's runtime).
-    """
-
-    retries: int | None = None
-    timeout_s: float | None = None
-    max_calls: int | None = None
-    delegated: bool = False
-
-    def __post_init__(self) -> None:
-        if self.retries is not None and self.retries < 0:
-            raise ConfigurationError(f"retries: expected a whole number >= 0, got {self.retries}")
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise ConfigurationError(f"timeout_s: expected seconds > 0, got {self.timeout_s}")
-        if self.max_calls is not None and self.max_calls < 1:
-            raise ConfigurationError(f"max_calls: expected a whole number >= 1, got {self.max_calls}")
-        if self.delegated and (self.retries is not None or self.timeout_s is not None):
-            raise ConfigurationError(
-                "a delegated policy leaves retries and timeout_s to the function; say neither here"
-            )
-
-    @property
-    def limits_calls(self) -> bool:
-        return bool(self.retries) or self.timeout_s is not None or self.max_calls is not None
-
-    def replaced(self, **changes: Any) -> CallPolicy:
-        return replace(self, **{k: v for k, v in changes.items() if v is not None})
-
-
-class Callee(Protocol):
-    """What a call needs of its hyperfunction."""
-
-    name: str
-    policy: CallPolicy
-    is_module: bool
-    is_async: bool
-    batched: bool
-    local_gpu: bool
-    hp_type: type[Any] | None
-    tensor_specs: tuple[TensorSpec, ...]
-    texts: dict[str, TextParam]
-    accepted_injections: frozenset[str]
-    injected_position: int
-
-    def body(self, args: tuple[Any, ...], kwargs: dict[str, Any], injected: Mapping[str, Any]) -> Any: ...
 
 
 class PendingCall(Coroutine[Any, Any, R]):
@@ -239,7 +178,7 @@ def prepare_injected(function: Callee, component: str, frame: Frame) -> Mapping[
         values = {n: binding.value(f"{component}.{n}") for n in names}
     if function.local_gpu:
         settings = binding.defaults.resolved()
-        values = _moved(values, _device(settings), settings.dtype)
+        values = move_to(values, device_of(settings), settings.dtype)
     if function.hp_type is not None:
         values["hp"] = function.hp_type.from_tensor(values["hp"])
     if not function.is_module:
@@ -264,7 +203,7 @@ async def _call_with_limits(
     if policy.delegated:
         retries = timeout_s = None
     elif binding is None or not binding.defaults.none_apply:
-        settings = _settings(frame)
+        settings = settings_of(frame)
         retries = settings.retries if retries is None else retries
         timeout_s = settings.timeout_s if timeout_s is None else timeout_s
     retries = retries or 0
@@ -284,10 +223,10 @@ async def _call_with_limits(
                 if call is not None:
                     call.attempts = attempt + 1
                     with tapes.inside(call):
-                        attempt_made = _attempt(function, component, args, kwargs, injected, timeout_s, frame)
+                        attempt_made = make_attempt(function, component, args, kwargs, injected, timeout_s, frame)
                         call.output = await tapes.watched(attempt_made, call)
                     return call.output
-                return await _attempt(function, component, args, kwargs, injected, timeout_s, frame)
+                return await make_attempt(function, component, args, kwargs, injected, timeout_s, frame)
             except HyperfuncError as error:
                 if not error.retryable or attempt == retries:
                     raise
@@ -304,117 +243,3 @@ async def _call_with_limits(
             tape.finish(call)
         if binding is not None and task is not None:
             binding.in_flight.discard(task)
-
-
-async def _attempt(
-    function: Callee,
-    component: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    injected: Mapping[str, Any],
-    timeout_s: float | None,
-    frame: Frame | None,
-) -> Any:
-    if function.local_gpu:
-        settings = _settings(frame)
-        home = next((leaf.device for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), None)
-        args, kwargs = _moved((args, kwargs), _device(settings), settings.dtype)
-        result = await _bare(function, component, args, kwargs, injected, timeout_s)
-        return result if home is None else _moved(result, home, None)
-    return await _bare(function, component, args, kwargs, injected, timeout_s)
-
-
-def _settings(frame: Frame | None) -> Settings:
-    return context_settings() if frame is None else frame.binding.defaults.resolved()
-
-
-def _device(settings: Settings) -> torch.device:
-    return torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _moved(tree: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
-    def move(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return leaf.to(device, dtype=dtype if dtype is not None and leaf.dtype.is_floating_point else leaf.dtype)
-
-    return pytree.tree_map(move, tree)
-
-
-async def _bare(
-    function: Callee,
-    component: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    injected: Mapping[str, Any],
-    timeout_s: float | None,
-) -> Any:
-    if function.batched:
-        args, kwargs = _batch_of_one(args, kwargs)
-    if timeout_s is None:
-        result = function.body(args, kwargs, injected)
-        result = await result if inspect.isawaitable(result) else result
-    elif function.is_async:
-        try:
-            async with asyncio.timeout(timeout_s) as deadline:
-                result = await function.body(args, kwargs, injected)
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise
-            raise CallTimeoutError(f"{component} did not end within timeout_s={timeout_s}") from error
-    else:
-        result = await _in_thread(component, lambda: function.body(args, kwargs, injected), timeout_s)
-    return _only(component, result) if function.batched else result
-
-
-def _batch_of_one(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    def stack(leaf: Any) -> Any:
-        return leaf.unsqueeze(0) if isinstance(leaf, Tensor) else [leaf]
-
-    return tuple(stack(a) for a in args), {k: stack(v) for k, v in kwargs.items()}
-
-
-def _only(component: str, result: Any) -> Any:
-    if len(result) != 1:
-        raise ExecutionError(f"{component} is batched: expected 1 result for 1 call, got {len(result)}")
-    return result[0]
-
-
-def _carried(error: StopIteration) -> RuntimeError:
-    carried = RuntimeError(f"the function raised StopIteration: {error}")
-    carried.__cause__ = error
-    return carried
-
-
-async def _in_thread(component: str, work: Callable[[], Any], timeout_s: float) -> Any:
-    """Run ``work`` in a daemon thread (with this context) for at most ``timeout_s``; a late result is discarded."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def deliver(setter: Callable[[Any], None], value: Any) -> None:
-        if not done.done():
-            setter(value)
-
-    def run() -> None:
-        try:
-            value = context.run(work)
-        except StopIteration as error:  # a future cannot carry it (nor could a coroutine)
-            outcome: tuple[Callable[[Any], None], Any] = (done.set_exception, _carried(error))
-        except BaseException as error:
-            outcome = (done.set_exception, error)
-        else:
-            outcome = (done.set_result, value)
-        try:
-            loop.call_soon_threadsafe(deliver, *outcome)
-        except RuntimeError:  # the loop has closed: nobody waits for this result any more
-            pass
-
-    threading.Thread(target=run, name=f"hyperfunc-{component}", daemon=True).start()
-    try:
-        async with asyncio.timeout(timeout_s) as deadline:
-            return await done
-    except TimeoutError as error:
-        if not deadline.expired():
-            raise
-        raise CallTimeoutError(f"{component} did not end within timeout_s={timeout_s}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from hyperfunc.budget import Budget
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.journal import CandidateRecord, Fingerprint, Journal, ResumePoint, RunHandle, ScoreRecord
 from hyperfunc.parameters.theta import Theta
-from hyperfunc.scope import UsageLedger
+from hyperfunc.relived import RelivedBudget, RelivedCalls
+from hyperfunc.scope import RunScope, UsageLedger
 from hyperfunc.usage import Usage
 
 __all__ = ["DEFAULT_JOURNAL", "DurableRun", "RunIdentity", "open_durable_run", "open_journal"]
 
 DEFAULT_JOURNAL = Path(".hyperfunc/journal.db")
+_NOT_ASKED_AGAIN = "calls that were not asked for again"
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,42 @@ class DurableRun:
 
     Attributes:
         point: where to go on; ``None`` for a new run.
+        calls: the run's paid calls; those of the step that a kill interrupted count when they are asked for again.
     """
 
     def __init__(self, journal: Journal, handle: RunHandle, point: ResumePoint | None, budget: Budget | None) -> None:
         self.journal = journal
         self.handle = handle
         self.point = point
+        self.calls = RelivedCalls(journal.call_store(handle), {} if point is None else point.owed, budget)
         self._budget = budget
+        history = () if point is None else point.history
+        # What has been recorded as spent, for the generation that was kept last, and until the ones before it.
+        self._last = (history[-1].number, dict(history[-1].spend)) if history else (0, {})
         self._counted: dict[str, Usage] = {}
-        self._candidates: dict[str, tuple[str, dict[str, float]]] = {}
+        self._candidates: dict[str, tuple[str, str, dict[str, float]]] = {}
 
     @property
     def initial_theta(self) -> Theta | None:
         """The θ that the run began with, where an earlier part of it is taken up."""
         history = () if self.point is None else self.point.history
         return next((self.journal.load_theta(r.theta) for r in history if r.number == 0 and r.theta), None)
+
+    @property
+    def used_before(self) -> Usage:
+        """What earlier processes used until the run was kept last."""
+        history = () if self.point is None else self.point.history
+        return sum((usage for record in history for usage in record.spend.values()), Usage())
+
+    async def relive(self, number: int, scope: RunScope) -> RunScope:
+        """``scope`` for step ``number`` (from 0), which is complete: the spending stands as it stood before that step,
+        and what was paid for in it is owed."""
+        assert self.point is not None
+        before, after = [record for record in self.point.history if record.number >= number][:2]
+        owed = await self.journal.paid_between(self.handle, before.call_sequence, after.call_sequence)
+        then = Budget() if before.budget is None else Budget.as_of(before.budget)
+        calls = RelivedCalls(self.journal.call_store(self.handle), owed, then)
+        return replace(scope, budget=RelivedBudget(then, self._budget), store=calls, replaying=True)
 
     async def keep(
         self,
@@ -78,8 +101,12 @@ class DurableRun:
         ledger: UsageLedger,
     ) -> None:
         """Keep the state after ``generation`` generations; when this returns, kill -9 loses nothing of it."""
+        self._settle(ledger)
         spent = ledger.by_component()
         spend = {name: _minus(usage, self._counted.get(name, Usage())) for name, usage in spent.items()}
+        if generation == self._last[0]:  # kept once more: the record is replaced
+            recorded = self._last[1]
+            spend = {name: spend.get(name, Usage()) + recorded.get(name, Usage()) for name in {*spend, *recorded}}
         await self.journal.record_generation(
             self.handle,
             generation,
@@ -87,10 +114,10 @@ class DurableRun:
             strategy_tensors=tensors,
             strategy_meta=dict(meta),
             fitness={name: value for name, value in fitness.items() if math.isfinite(value)},
-            spend={name: usage for name, usage in spend.items() if usage != Usage()},
+            spend={name: usage for name, usage in sorted(spend.items()) if usage != Usage()},
             budget=None if self._budget is None else self._budget.state(),
         )
-        self._counted = spent
+        self._last, self._counted = (generation, spend), spent
 
     async def keep_candidates(self, pool: Iterable[Any], generation: int, validation: Collection[str]) -> None:
         """Keep the proposals of ``pool`` that are new or have other scores than when they were kept last.
@@ -100,7 +127,7 @@ class DurableRun:
         """
         for candidate in pool:
             facts = candidate.to_dict()
-            key, state = str(facts["id"]), (facts["verdict"], facts["scores"])
+            key, state = str(facts["id"]), (facts["verdict"], facts["reason"], facts["scores"])
             if self._candidates.get(key) == state:
                 continue
             self._candidates[key] = state
@@ -122,8 +149,14 @@ class DurableRun:
             ]
             await self.journal.record_scores(self.handle, scores)
 
-    async def finish(self, reason: str, theta: Theta, score: float) -> None:
+    def _settle(self, ledger: UsageLedger) -> None:
+        unasked = self.calls.settle()
+        if unasked != Usage():
+            ledger.record(_NOT_ASKED_AGAIN, unasked)
+
+    async def finish(self, reason: str, theta: Theta, score: float, ledger: UsageLedger) -> None:
         """The run has ended with ``theta``."""
+        self._settle(ledger)
         await self.journal.finish_run(
             self.handle,
             reason,
@@ -139,9 +172,12 @@ def _minus(a: Usage, b: Usage) -> Usage:
 
 @asynccontextmanager
 async def open_durable_run(
-    journal: Journal, identity: RunIdentity, *, resume: bool, budget: Budget | None
+    journal: Journal, identity: RunIdentity, *, resume: bool, budget: Budget | None, used: Usage | None = None
 ) -> AsyncIterator[DurableRun]:
     """Begin a run in the journal, or with ``resume`` take it up where it was last kept (or begin it, if it never was).
+
+    Args:
+        used: what of ``budget`` was spent to find out what the program consists of.
 
     Raises:
         ResumeError: program, data or configuration changed; says what.
@@ -152,10 +188,8 @@ async def open_durable_run(
     facts: dict[str, Any] = {"config": identity.config, "program": identity.program, "data": identity.data}
     if resume and any(record.name == identity.name for record in journal.runs()):
         point = await journal.resume_run(identity.name or "", **facts, may_change=identity.may_change)
-        if budget is not None:
-            if point.budget is not None:
-                budget.restore(point.budget)
-            budget.charge(point.paid_since)
+        if budget is not None and point.budget is not None:
+            budget.restore(point.budget, since=used)
         yield DurableRun(journal, point.run, point, budget)
     else:
         handle = await journal.start_run(identity.name, **facts, seed=identity.seed)

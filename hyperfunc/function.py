@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from hyperfunc import injection
 from hyperfunc.binding import active_frame
-from hyperfunc.calling import CallPolicy, PendingCall
+from hyperfunc.callee import CallPolicy
+from hyperfunc.calling import PendingCall
 from hyperfunc.errors import ConfigurationError, ExecutionError
 from hyperfunc.parameters.protocol import TensorSpec, hp_tensor_spec
 from hyperfunc.parameters.text import TextParam

@@ -5,15 +5,17 @@ Knows nothing of limits: what a reservation is taken from, and what its end mean
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
 
-from hyperfunc.errors import BudgetError
+from hyperfunc.errors import BudgetError, BudgetExceededError
 from hyperfunc.usage import Usage
 
-__all__ = ["COUNTED", "PICO", "BudgetReservation", "amounts_of", "picodollars", "readable"]
+__all__ = ["COUNTED", "PICO", "BudgetReservation", "Waiter", "amounts_of", "picodollars", "readable"]
 
 PICO = 10**12
 COUNTED = ("usd", "tokens", "calls", "evaluations")  # added up; "seconds" is read from the clock
@@ -100,3 +102,30 @@ class BudgetReservation:
     ) -> None:
         if self.open:
             self.release()
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """One caller in a budget's line; ``reservation`` is set, under the lock, before he hears of it."""
+
+    amounts: dict[str, int]
+    brief: bool
+    answer: asyncio.Future[BudgetReservation]
+    reservation: BudgetReservation | None = None
+
+    def hear(self, error: BudgetExceededError | None) -> bool:
+        """Tell the caller, in his own event loop; whether there still is one."""
+
+        def tell() -> None:
+            if self.answer.done():
+                return
+            if error is not None:
+                self.answer.set_exception(error)
+            elif self.reservation is not None:
+                self.answer.set_result(self.reservation)
+
+        try:
+            self.answer.get_loop().call_soon_threadsafe(tell)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True

@@ -6,7 +6,7 @@ sees it through ``contextvars.copy_context()`` (``asyncio.to_thread`` does that)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -31,7 +31,18 @@ class Reservation(Protocol):
 
 
 class BudgetLike(Protocol):
-    """What a paid call needs of a budget."""
+    """What a paid call needs of a budget.
+
+    Attributes:
+        unspent: what is left of each limited kind but time, reservations in flight not counted as spent.
+    """
+
+    @property
+    def unspent(self) -> Mapping[str, float]: ...
+
+    def charge(self, actual: Usage) -> None:
+        """Count what has been used without a reservation."""
+        ...
 
     def reserve(self, worst_case: Usage) -> Reservation:
         """Set ``worst_case`` aside in this budget and in all around it.

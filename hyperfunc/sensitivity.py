@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hyperfunc.binding import Binding
+from hyperfunc.discovery import TrainableSystem, discover
 from hyperfunc.errors import ConfigurationError, UnknownParameterError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.openai_es import OpenAIES
@@ -32,7 +33,7 @@ from hyperfunc.registry import Registry
 from hyperfunc.scope import enter_scope
 from hyperfunc.selection import as_examples, parameter_group, select_entries
 from hyperfunc.settings import Settings, resolve_settings
-from hyperfunc.training import TrainableSystem, discover, evaluate_members
+from hyperfunc.training import evaluate_members
 
 __all__ = ["Ablation", "ComponentSensitivity", "Sensitivity", "ablate_component", "measure_sensitivity"]
 

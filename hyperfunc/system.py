@@ -13,23 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from hyperfunc.agents import AgentType, BlockAgentRunner
 from hyperfunc.batch import Artifacts, Batch, MeasuredConcurrency, batch
 from hyperfunc.binding import Binding, CallDefaults, Frame, active_frame, bound
 from hyperfunc.budget import Budget
-from hyperfunc.errors import ConfigurationError, EvaluationError, UnboundError, UnknownParameterError
+from hyperfunc.discovery import discover
+from hyperfunc.errors import ConfigurationError, EvaluationError, UnboundError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.fitness import Metric
 from hyperfunc.function import HyperFunction
 from hyperfunc.history import OptimizeResult
 from hyperfunc.journal import Journal
 from hyperfunc.observability import CallRecord, ObservabilityHub
+from hyperfunc.optimization.arguments import OptimizeArguments
 from hyperfunc.optimization.options import Callback
-from hyperfunc.parameters.files import load_theta, save_theta
-from hyperfunc.parameters.theta import JSONValue, Theta, ThetaValue
+from hyperfunc.parameter_access import ParameterAccess
+from hyperfunc.parameters.theta import Theta, ThetaValue
 from hyperfunc.plugins import call_listener, current_plugins
 from hyperfunc.program import Program, supervise
 from hyperfunc.registry import Registry
@@ -40,19 +39,13 @@ from hyperfunc.selection import as_examples
 from hyperfunc.sensitivity import Ablation, Sensitivity, ablate_component, measure_sensitivity
 from hyperfunc.settings import Settings, resolve_settings
 from hyperfunc.tape import Tape, current_tape, recording
-from hyperfunc.training import (
-    OptimizeArguments,
-    discover,
-    evaluate_members,
-    optimize_system,
-    optimize_system_tensors,
-)
+from hyperfunc.training import evaluate_members, optimize_system, optimize_system_tensors
 from hyperfunc.usage import Usage
 
 __all__ = ["HyperSystem"]
 
 
-class HyperSystem:
+class HyperSystem(ParameterAccess):
     """Subclass this and write ``async def run(self, …)``.
 
     Inside ``run``, hyperfunctions find their parameters; they register themselves at their first call, with initial
@@ -69,8 +62,6 @@ class HyperSystem:
     """
 
     agent_type: ClassVar[str] = AgentType.FLOW
-
-    _registry: Registry
 
     def __new__(cls, *args: Any, **kwargs: Any) -> HyperSystem:
         system = super().__new__(cls)
@@ -464,83 +455,6 @@ class HyperSystem:
     def get_call_history(self) -> list[CallRecord]:
         """The calls recorded in trace sessions (``with system.observability.trace(): …``)."""
         return self.observability.get_call_records()
-
-    # --- parameters ----------------------------------------------------------------------------------------------
-
-    @property
-    def registry(self) -> Registry:
-        """What the system consists of: components, nested systems, current θ."""
-        return self._registry
-
-    @property
-    def theta(self) -> Theta:
-        """The current θ. A value: what you hold does not change when the system gets another."""
-        return self._registry.theta
-
-    def set_theta(self, theta: Mapping[str, ThetaValue]) -> None:
-        """Replace some or all values by dotted name; all or nothing. Runs in flight keep theirs.
-
-        Raises:
-            UnknownParameterError, ShapeError, ParameterTypeError
-        """
-        self._registry.set_theta(theta)
-
-    def save(self, path: str | Path) -> None:
-        """Save θ as ``path.safetensors`` and ``path.json``."""
-        save_theta(self.theta, path)
-
-    def load(self, path: str | Path) -> None:
-        """Load what :meth:`save` or a result's ``export`` wrote; a part of θ is fine, unknown names are an error."""
-        self.set_theta(load_theta(Path(path) / "theta" if Path(path).is_dir() else path))
-
-    def register_hyperfunction(
-        self, hf: HyperFunction[..., Any], hp_init: Tensor | None = None, *, name: str | None = None
-    ) -> HyperFunction[..., Any]:
-        """Register ``hf`` before its first call, with an explicit initial tensor if given.
-
-        Returns:
-            The handle to call: ``hf`` itself, or with ``name`` a twin with parameters of its own.
-        """
-        handle = hf if name is None else hf.named(name)
-        self._registry.register(handle, None if hp_init is None else torch.as_tensor(hp_init))
-        return handle
-
-    @property
-    def hyperfunctions(self) -> list[HyperFunction[..., Any]]:
-        """The registered components, nested systems included."""
-        return list(self._registry.all_components().values())
-
-    def get_hyperfunction(self, name: str) -> HyperFunction[..., Any]:
-        """The component of this dotted name.
-
-        Raises:
-            UnknownParameterError
-        """
-        components = self._registry.all_components()
-        if name not in components:
-            raise UnknownParameterError(name, components)
-        return components[name]
-
-    @property
-    def hp_dim(self) -> int:
-        """Number of tensor elements of all components."""
-        return sum(hf.hp_dim for hf in self.hyperfunctions)
-
-    def get_hp_state(self) -> dict[str, Tensor]:
-        """Copies of the tensors by component name (``component.parameter`` for modules)."""
-        return {name: tensor.clone() for name, tensor in self._registry.hp_state().items()}
-
-    def set_hp_state(self, state: Mapping[str, Tensor]) -> None:
-        """Replace tensors, named as in :meth:`get_hp_state`."""
-        self._registry.set_hp_state(state)
-
-    def set_prompt(self, component: str | HyperFunction[..., Any], text: JSONValue, *, name: str = "prompt") -> None:
-        """Replace a text in the current θ of this system alone."""
-        self._registry.set_text(component if isinstance(component, str) else component.name, text, name)
-
-    def get_prompts(self) -> dict[str, JSONValue]:
-        """Every text of the current θ, by dotted name."""
-        return self.theta.texts
 
 
 def _under_binding(run: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -8,60 +8,35 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, is_dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from hyperfunc.budget import Budget
 from hyperfunc.calls import MemoryCallStore
-from hyperfunc.durable import DurableRun, RunIdentity, open_durable_run, open_journal
-from hyperfunc.errors import ConfigurationError
+from hyperfunc.discovery import TrainableSystem, discover
+from hyperfunc.durable import DurableRun, open_durable_run, open_journal
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, NoOpSystemOptimizer
-from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.fitness import Fitness, MemberFitness, Metric
 from hyperfunc.history import History, OptimizeResult
-from hyperfunc.journal import Journal, fingerprint_data, fingerprint_program
+from hyperfunc.optimization.arguments import OptimizeArguments
 from hyperfunc.optimization.loop import OptimizationRun
 from hyperfunc.optimization.members import MemberEvaluation
-from hyperfunc.optimization.options import Callback, LoopOptions, TensorOptimizer
+from hyperfunc.optimization.options import TensorOptimizer
 from hyperfunc.optimization.progress import RunProgress
 from hyperfunc.optimization.tensors import TensorSearch
 from hyperfunc.optimization.texts import TextLearning, TextOptimizer
-from hyperfunc.parameters.theta import Theta, ThetaValue
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
-from hyperfunc.program import Program
 from hyperfunc.registry import Registry
-from hyperfunc.scheduling.economy import NO_ECONOMY, Economy
+from hyperfunc.run_identity import identity_of, learned_values
 from hyperfunc.scheduling.focus import build_strategy
 from hyperfunc.scope import current_scope, enter_scope
 from hyperfunc.selection import as_examples, candidate_blocks, parameter_group, select_entries
 from hyperfunc.settings import Settings, resolve_settings
 from hyperfunc.tape import Tape
+from hyperfunc.usage import Usage
 
-__all__ = ["OptimizeArguments", "TrainableSystem", "evaluate_members", "optimize_system", "optimize_system_tensors"]
-
-_DISCOVERY_RUNS = 8
-
-
-class TrainableSystem(Protocol):
-    """What evaluation and optimization need of a system."""
-
-    settings: Settings
-    prompt_optimizer: Any
-    system_optimizer: Any
-
-    @property
-    def registry(self) -> Registry: ...
-
-    @property
-    def theta(self) -> Theta: ...
-
-    def set_theta(self, theta: Mapping[str, ThetaValue]) -> None: ...
-
-    def program(self, theta: Mapping[str, ThetaValue] | None = ..., settings: Settings | None = ...) -> Program: ...
-
-    async def record(self, inputs: Mapping[str, Any]) -> tuple[Any, Tape]: ...
+__all__ = ["evaluate_members", "optimize_system", "optimize_system_tensors"]
 
 
 @runtime_checkable
@@ -69,93 +44,6 @@ class _OldOptimizer(Protocol):
     """An optimizer of 0.3's kind, which does everything itself."""
 
     async def optimize(self, system: Any, train_data: Sequence[Example], metric_fn: Any) -> Any: ...
-
-
-@dataclass(frozen=True)
-class OptimizeArguments:
-    """The keyword arguments of ``optimize``; explained at :meth:`hyperfunc.system.HyperSystem.optimize`."""
-
-    only: str | Sequence[str] | None = None
-    freeze: str | Sequence[str] | None = None
-    minibatch: int | None = None
-    seed: int = 0
-    steps: int | None = None
-    validate_every: int | None = None
-    patience: int | None = None
-    target: float | None = None
-    callbacks: Sequence[Callback] = ()
-    settings: Settings | None = None
-    run: str | None = None
-    resume: bool = False
-    journal: Journal | str | Path | None = None
-    checkpoint_every: int = 1
-    budget: Budget | None = None
-    economy: Economy = NO_ECONOMY
-    schedule: str = "joint"
-    pretest: bool = True
-
-    @property
-    def is_durable(self) -> bool:
-        """Whether the run is kept in a journal."""
-        return self.run is not None or self.journal is not None or self.resume
-
-    def loop_options(self, *, has_validation: bool, seed: int | None) -> LoopOptions:
-        return LoopOptions(
-            minibatch=self.minibatch,
-            seed=self.seed if seed is None else seed,
-            validate_every=self.validate_every or (1 if has_validation else 5),
-            patience=self.patience,
-            target=self.target,
-            callbacks=self.callbacks,
-            run=self.run or "run",
-            checkpoint_every=self.checkpoint_every,
-            schedule=self.schedule,
-            economy=self.economy,
-            pretest=self.pretest,
-        )
-
-
-async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tuple[int, Tape] | None:
-    """Let components register themselves: run the program on one example, or on a few where that costs nothing.
-
-    A run that raises is no reason to stop here; whoever evaluates will hear of it. Only where every run raised and no
-    component is known is there nothing to go on with.
-
-    Raises:
-        ConfigurationError: the program is put together wrongly.
-        What the first run raised, if no run came as far as a component.
-
-    Returns:
-        The position of the first example that could be run, and what was called; ``None`` if none was run.
-    """
-    registry = system.registry
-    _check_ready(registry)
-    found: tuple[int, Tape] | None = None
-    if registry.discovered:
-        return found
-    first_error: Exception | None = None
-    for position, example in enumerate(examples[:_DISCOVERY_RUNS]):
-        try:
-            _, tape = await system.record(example.inputs)
-        except ConfigurationError:
-            raise  # of the program, not of the example
-        except Exception as error:
-            first_error = first_error or error
-            continue
-        found = found or (position, tape)
-        functions = registry.all_components()
-        if any(c.suspended or (c.function in functions and functions[c.function].performs_io) for c in tape):
-            break
-    if found is None and first_error is not None and not registry.all_components():
-        raise first_error
-    registry.discovered = True
-    _check_ready(registry)
-    return found
-
-
-def _check_ready(registry: Registry) -> None:
-    for function in registry.all_components().values():
-        function.check_ready()
 
 
 async def evaluate_members(
@@ -193,6 +81,7 @@ async def optimize_system(
 ) -> OptimizeResult:
     """Texts and tensors together where the prompt optimizer can be taken a step at a time; else texts first."""
     train = as_examples(train_data)
+    arguments = arguments.in_scope()
     prompts = system.prompt_optimizer
     if prompts is not None and not isinstance(prompts, TextOptimizer):
         with enter_scope(budget=arguments.budget, evaluating=True):
@@ -220,7 +109,8 @@ async def optimize_system_tensors(
     arguments: OptimizeArguments,
 ) -> OptimizeResult:
     """Improve the tensors that ``arguments`` select; the best θ becomes the system's current one."""
-    return await _optimize(system, as_examples(train_data), metric, val_data, optimizer, None, arguments, None)
+    train = as_examples(train_data)
+    return await _optimize(system, train, metric, val_data, optimizer, None, arguments.in_scope(), None)
 
 
 async def _optimize(
@@ -241,7 +131,10 @@ async def _optimize(
         store = current_scope().store or MemoryCallStore() if journal is None else journal.call_store()
         # The first run may cost something, and so may all that comes before the first step.
         stack.enter_context(enter_scope(budget=arguments.budget, store=store, evaluating=True))
+        budget = arguments.budget
+        fresh = budget is not None and budget.spent == Usage()
         traced = await discover(system, train)
+        used = budget.spent if budget is not None and fresh else None
         entries = select_entries(system.registry.tensor_entries(), only=arguments.only, freeze=arguments.freeze)
         if isinstance(optimizer, NoOpSystemOptimizer):
             entries = []
@@ -258,14 +151,14 @@ async def _optimize(
         )
         durable = None
         if journal is not None:
-            identity = _identity(
+            identity = identity_of(
                 system, group, train, validation, metric, optimizer, prompts, options, steps, arguments.run
             )
             durable = await stack.enter_async_context(
-                open_durable_run(journal, identity, resume=arguments.resume, budget=arguments.budget)
+                open_durable_run(journal, identity, resume=arguments.resume, budget=budget, used=used)
             )
             if durable.point is None:
-                await _record_trace(system, durable, traced, train, budget=arguments.budget)
+                await _record_trace(system, durable, traced, train, budget=budget)
             elif durable.initial_theta is not None:
                 system.set_theta(durable.initial_theta)
         initial = system.theta
@@ -299,7 +192,7 @@ async def _optimize(
             steps,
             options=options,
             settings=settings,
-            budget=arguments.budget,
+            budget=budget,
             durable=durable,
         )
         try:
@@ -307,7 +200,7 @@ async def _optimize(
         except BaseException:
             system.set_theta(initial)  # a run that fails leaves the system as it was
             raise
-    moved = {*group.names, *_learned(system), *([] if texts is None else texts.search.texts)}
+    moved = {*group.names, *learned_values(system), *([] if texts is None else texts.search.texts)}
     system.set_theta(initial.replace({name: result.theta[name] for name in moved}))
     late = sorted(set(system.registry.all_components()) - known)
     if late:
@@ -334,60 +227,6 @@ async def _record_trace(
                 return  # the population will meet it too, and say so
         traced = (0, tape)
     await durable.journal.record_trace(durable.handle, traced[1], example=str(traced[0]), label="initial")
-
-
-def _identity(
-    system: TrainableSystem,
-    group: ParameterGroup,
-    train: Sequence[Example],
-    validation: Sequence[Example] | None,
-    metric: Metric,
-    optimizer: Any,
-    prompts: TextOptimizer | None,
-    options: LoopOptions,
-    steps: int,
-    name: str | None,
-) -> RunIdentity:
-    """What a resumed run is compared with: program, data, and everything that decides its bits."""
-    moved = {*group.parameters, *_learned(system)}
-    frozen = [name for name in system.theta if name not in moved]
-    config = {
-        "steps": steps,
-        "seed": options.seed,
-        "minibatch": options.minibatch,
-        "economy": repr(options.economy),
-        "validate_every": options.validate_every,
-        "patience": options.patience,
-        "target": options.target,
-        "parameters": list(group.names),
-        "other_parameters": system.theta.select(frozen).content_hash,
-        "optimizer": fingerprint_program(_without_steps(optimizer)).hash,
-        "metric": metric if isinstance(metric, str) else fingerprint_program(metric).hash,
-    }
-    if prompts is not None:
-        config |= {"prompt_optimizer": fingerprint_program(prompts).hash, "schedule": options.schedule}
-    not_the_program = ["system_optimizer", "prompt_optimizer", "settings", "memory", "_registry"]
-    return RunIdentity(
-        name,
-        config,
-        fingerprint_program(system, leave_out=not_the_program),
-        fingerprint_data(train=train, validation=validation),
-        options.seed,
-    )
-
-
-def _learned(system: TrainableSystem) -> Sequence[str]:
-    """Values of θ that follow from what a population's runs came to."""
-    statistics = system.program().statistics
-    return () if statistics is None else statistics.names
-
-
-def _without_steps(optimizer: Any) -> Any:
-    """How long a run goes on may differ when it is resumed."""
-    if is_dataclass(optimizer) and not isinstance(optimizer, type) and hasattr(optimizer, "steps"):
-        changed: Any = replace(optimizer, steps=0)
-        return changed
-    return optimizer
 
 
 def _why_nothing(registry: Registry, arguments: OptimizeArguments) -> str:

@@ -37,6 +37,7 @@ from hyperfunc.journal.resuming import explain_changes
 from hyperfunc.journal.schema import Durability, connect, migrate
 from hyperfunc.journal.worker import DatabaseWorker
 from hyperfunc.parameters.theta import Theta
+from hyperfunc.usage import Usage
 
 __all__ = ["Journal"]
 
@@ -221,29 +222,24 @@ class Journal(JournalRecording):
     async def _resume_point(self, run: RunRecord) -> ResumePoint:
         history = await self._reader.run(lambda connection: queries.generations(connection, run.id))
         complete = [record for record in history if record.theta is not None]
-        theta, tensors, meta, after = None, dict[str, Tensor](), None, 0
-        number, budget = 0, None
+        theta, tensors, meta = None, dict[str, Tensor](), None
+        number, budget, after = 0, None, 0
         if complete:
             last = complete[-1]
-            number, budget = last.number, last.budget
+            number, budget, after = last.number, last.budget, last.call_sequence
             theta = await asyncio.to_thread(self.load_theta, last.theta or "")
             if last.state is not None:
                 state = await asyncio.to_thread(self._snapshots.load, last.state)
                 tensors, meta = dict(state.tensors), state.values
-            after = await self._reader.run(
-                lambda c: c.execute(
-                    "SELECT call_sequence FROM generations WHERE run_id = ? AND number = ?", (run.id, number)
-                ).fetchone()[0]
-            )
-        paid = await self._reader.run(lambda connection: queries.paid_usage(connection, run.id, after))
+        handle = RunHandle(run.id, run.name)
         return ResumePoint(
-            run=RunHandle(run.id, run.name),
+            run=handle,
             generation=number,
             theta=theta,
             strategy_tensors=tensors,
             strategy_meta=meta,
             budget=budget,
-            paid_since=paid,
+            owed=await self.paid_between(handle, after),
             history=tuple(record for record in history if record.number <= number),
             finish_reason=run.finish_reason,
         )
@@ -269,6 +265,10 @@ class Journal(JournalRecording):
             )
         )
         self._locks.release(run.id)
+
+    async def paid_between(self, run: RunHandle, after: int, until: int | None = None) -> dict[str, Usage]:
+        """What the run paid, by content key, for calls with sequence numbers in ``(after, until]``, or to the last."""
+        return await self._reader.run(lambda connection: queries.paid_between(connection, run.id, after, until))
 
     def call_store(
         self, run: RunHandle | None = None, *, share: bool = True, offline: bool = False

@@ -24,8 +24,8 @@ __all__ = [
     "events",
     "find_run",
     "generations",
+    "paid_between",
     "paid_calls",
-    "paid_usage",
     "referenced_snapshots",
     "runs",
     "scores",
@@ -94,7 +94,8 @@ def generations(connection: sqlite3.Connection, run_id: int) -> list[GenerationR
     """The generations of a run in order, the initial one (number 0) included."""
     spent = spend(connection, run_id)
     rows = connection.execute(
-        "SELECT number, created_at, theta, state, fitness, budget FROM generations WHERE run_id = ? ORDER BY number",
+        "SELECT number, created_at, theta, state, fitness, budget, call_sequence FROM generations WHERE run_id = ? "
+        "ORDER BY number",
         (run_id,),
     )
     return [
@@ -106,6 +107,7 @@ def generations(connection: sqlite3.Connection, run_id: int) -> list[GenerationR
             fitness=json.loads(row[4]),
             budget=None if row[5] is None else json.loads(row[5]),
             spend=spent.get(row[0], {}),
+            call_sequence=row[6],
         )
         for row in rows
     ]
@@ -193,10 +195,14 @@ def traces(connection: sqlite3.Connection, run_id: int) -> list[TraceRecord]:
     ]
 
 
-def paid_usage(connection: sqlite3.Connection, run_id: int, after: int = 0) -> Usage:
-    """The sum of what a run paid for calls kept after the one with sequence number ``after``."""
-    rows = connection.execute("SELECT usage FROM paid_calls WHERE run_id = ? AND sequence > ?", (run_id, after))
-    return sum((Usage.from_dict(json.loads(usage)) for (usage,) in rows), Usage())
+def paid_between(connection: sqlite3.Connection, run_id: int, after: int, until: int | None) -> dict[str, Usage]:
+    """What a run paid, by content key, for the calls with sequence numbers in ``(after, until]`` (to the last one)."""
+    rows = connection.execute(
+        "SELECT key, usage FROM paid_calls WHERE run_id = ? AND sequence > ? AND sequence <= coalesce(?, sequence) "
+        "ORDER BY sequence",
+        (run_id, after, until),
+    )
+    return {key: Usage.from_dict(json.loads(usage)) for key, usage in rows}
 
 
 def referenced_snapshots(connection: sqlite3.Connection) -> set[str]:

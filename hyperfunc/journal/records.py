@@ -72,6 +72,7 @@ class GenerationRecord:
         fitness: statistics by name (``best``, ``mean``, ``validation``, ``sigma``, …).
         budget: the budget's state after this generation.
         spend: usage of this generation alone, by component.
+        call_sequence: paid calls up to this one were kept before.
     """
 
     number: int
@@ -81,6 +82,7 @@ class GenerationRecord:
     fitness: Mapping[str, float]
     budget: Mapping[str, Any] | None
     spend: Mapping[str, Usage]
+    call_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +157,8 @@ class ResumePoint:
         theta: θ after that generation; ``None`` if not even the initial one was recorded.
         strategy_tensors, strategy_meta: the strategy's state then.
         budget: the budget's state then.
-        paid_since: usage of the calls that were paid after that record and will now be answered from the journal;
-            ``Budget.charge`` it after ``Budget.restore``, so that what was spent stays spent.
+        owed: what the calls cost that were paid after that record, by content key; they will now be answered from the
+            journal, and the budget's state does not hold them (see :class:`hyperfunc.relived.RelivedCalls`).
         history: all complete generations, oldest first.
         finish_reason: set if the run had ended; it may still be continued.
     """
@@ -167,6 +169,6 @@ class ResumePoint:
     strategy_tensors: Mapping[str, Tensor]
     strategy_meta: Any
     budget: Mapping[str, Any] | None
-    paid_since: Usage
+    owed: Mapping[str, Usage]
     history: tuple[GenerationRecord, ...]
     finish_reason: str | None

@@ -9,16 +9,16 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from hyperfunc.budget import Budget
 from hyperfunc.durable import DurableRun
-from hyperfunc.errors import BudgetExceededError, ConfigurationError, ResumeError
+from hyperfunc.errors import BudgetExceededError
 from hyperfunc.history import Generation, OptimizeResult
 from hyperfunc.observability.spans import span
+from hyperfunc.optimization.checkpoints import Checkpoints
 from hyperfunc.optimization.members import MemberEvaluation
 from hyperfunc.optimization.options import GenerationView, LoopOptions
 from hyperfunc.optimization.progress import RunProgress
@@ -74,17 +74,25 @@ class OptimizationRun:
         self.settings = settings
         self.budget = budget
         self.durable = durable
-        self.ledger = current_scope().ledger or UsageLedger()
+        around = current_scope().ledger
+        self.ledger = UsageLedger(None if around is None else around.record)
         self.notes: list[str] = []
         self._initial_theta = progress.best_theta
         self._schedule = find_schedule(options.schedule)
         self._started = time.perf_counter()
-        self._kept: int | None = None
         self._why = ""
+        self._checkpoints = (
+            None if durable is None else Checkpoints(durable, progress, evaluation, tensors, self.ledger)
+        )
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self._started
+
+    @property
+    def usage(self) -> Usage:
+        """What the run used, in this process and in earlier ones."""
+        return self.ledger.total if self.durable is None else self.durable.used_before + self.ledger.total
 
     @property
     def completed(self) -> int:
@@ -99,9 +107,10 @@ class OptimizationRun:
             ResumeError: the steps of an earlier run came out otherwise when they were repeated from its journal.
         """
         plugins, options = current_plugins(), self.options
-        store = current_scope().store if self.durable is None else self.durable.journal.call_store(self.durable.handle)
+        store = current_scope().store if self.durable is None else self.durable.calls
         scope = RunScope(self.budget, store, self.ledger, seed=options.seed, evaluating=True)
-        await self._restore(scope)
+        if self._checkpoints is not None:
+            await self._restore(self._checkpoints, scope)
         configuration = self._configuration()
         plugins.emit("run_started", run=options.run, configuration=configuration)
         reason = "error"
@@ -120,14 +129,14 @@ class OptimizationRun:
         finally:
             progress = self.progress
             if self.durable is not None:
-                await self.durable.finish(reason, progress.best_theta, progress.best_fitness)
+                await self.durable.finish(reason, progress.best_theta, progress.best_fitness, self.ledger)
             summary: dict[str, Any] = {"best_fitness": progress.best_fitness, "generations": self.completed}
             summary |= {"evaluations": progress.evaluations, "seconds": self.seconds}
             plugins.emit(
                 "run_ended",
                 run=options.run,
                 finish_reason=reason,
-                summary={**summary, "usage": self.ledger.total.to_dict()},
+                summary={**summary, "usage": self.usage.to_dict()},
             )
         return self._result(reason, [f"materialised for {name}" for name in materialised.operations])
 
@@ -156,7 +165,7 @@ class OptimizationRun:
             dropped=progress.dropped,
             evaluations=progress.evaluations,
             seconds=self.seconds,
-            usage=self.ledger.total,
+            usage=self.usage,
             block_size=0 if self.tensors is None else self.tensors.strategy.block_size,
             initial_theta=self._initial_theta,
             texts=None if self.texts is None else self.texts.search.result(),
@@ -167,8 +176,8 @@ class OptimizationRun:
     async def _run(self, bar: ProgressBar) -> str:
         """All steps; returns the finish reason."""
         try:
-            if self.durable is not None and self.durable.point is None:
-                await self._keep()
+            if self._checkpoints is not None and self._checkpoints.is_new:
+                await self._checkpoints.keep(self.texts)
             if self.texts is not None and not self.completed:
                 await self._begin_with_texts(self.texts)
                 if self._why and not self._open_kinds():
@@ -193,8 +202,7 @@ class OptimizationRun:
             if self.tensors is None or self.tensors.completed == 0:
                 raise
             return "all members failed"
-        spent_by_texts = "" if self.texts is None else self.texts.search.finish_reason
-        return spent_by_texts if spent_by_texts.startswith("budget:") else "completed"
+        return f"budget:{self.progress.texts_cut}" if self.progress.texts_cut else "completed"
 
     def _open_kinds(self) -> list[Kind]:
         """What another step can be made of."""
@@ -203,7 +211,7 @@ class OptimizationRun:
         stuck = patience is not None and self.progress.without_improvement >= patience
         if self.tensors is not None and self.tensors.completed < self.steps and not (stuck and self.texts is not None):
             kinds.append("tensors")
-        if self.texts is not None and not self.texts.search.finish_reason:
+        if self.texts is not None and not self.texts.search.finish_reason and not self.progress.texts_cut:
             kinds.append("texts")
         return kinds
 
@@ -242,13 +250,16 @@ class OptimizationRun:
         )
 
     async def _text_step(self, learning: TextLearning, index: int) -> Generation | None:
-        if self.durable is not None and self._kept != index:
-            await self._keep()  # a resumed run repeats this step from the θ that it began with
+        if self._checkpoints is not None:
+            await self._checkpoints.keep_before_texts(learning)
         progress, search = self.progress, learning.search
         done = await learning.step(progress.best_theta, defer=self.tensors is None)
         if done is None:
             return None
         progress.evaluations += done.usage.evaluations
+        if search.finish_reason.startswith("budget:") and not done.accepted:
+            await self._cut_texts(learning)
+            return None
         if done.accepted:
             await self._adopt_texts(search.texts, search.fitness)
         elif self.evaluation is None and math.isnan(progress.initial_fitness):
@@ -267,21 +278,22 @@ class OptimizationRun:
             accepted=done.accepted,
         )
 
+    async def _cut_texts(self, learning: TextLearning) -> None:
+        """The budget ended a step: it is none, and is made again should the run be resumed with more."""
+        self.progress.cut_texts(learning.search.finish_reason.removeprefix("budget:"), self.budget)
+        if self._checkpoints is not None:
+            await self._checkpoints.keep_candidates(learning)
+
     async def _adopt_texts(self, texts: Mapping[str, Any], fitness: float) -> None:
         """``texts`` were accepted: they are part of what tensors are evaluated with from now on."""
         progress = self.progress
         theta = progress.best_theta.replace(dict(texts))
         if self.evaluation is not None and self.tensors is not None:
-            self._set_program(theta)
+            self.evaluation.set_program(theta)
             fitness = await self._fitness_of(theta)
         elif math.isnan(progress.initial_fitness) and self.texts is not None:
             progress.initial_fitness = self.texts.search.seed_fitness
         progress.adopt(fitness, theta)
-
-    def _set_program(self, theta: Theta) -> None:
-        if self.evaluation is not None:
-            runner = self.evaluation.runner
-            runner.program = replace(runner.program, theta=theta)
 
     async def _fitness_of(self, theta: Theta) -> float:
         """Fitness of ``theta`` on the selection data, by the same way that tensors are judged."""
@@ -296,8 +308,10 @@ class OptimizationRun:
     async def _begin_with_texts(self, learning: TextLearning) -> None:
         """Where a run with texts starts: the initial fitness, and whether there is anything to gain."""
         progress = self.progress
-        if self.tensors is not None:
+        if self.tensors is not None and math.isnan(progress.initial_fitness):
             progress.offer(await self._fitness_of(progress.best_theta), progress.best_theta)
+            if self._checkpoints is not None:  # the search for texts begins here
+                await self._checkpoints.keep(learning)
         if not self.options.pretest:
             return
         spent = self._spent()
@@ -317,16 +331,26 @@ class OptimizationRun:
         self.notes.append(f"texts were left as they are: {reason}")
         self.texts = None
 
+    async def _restore(self, checkpoints: Checkpoints, scope: RunScope) -> None:
+        """Go on where an earlier process was."""
+        progress = self.progress
+        await checkpoints.restore(scope, self.texts)
+        progress.reopen_texts(self.budget)
+        if progress.texts_left:
+            self._leave_texts(progress.texts_left)
+        # Earlier generations took their time too.
+        self._started -= progress.history[-1].seconds if self.completed else 0.0
+
     # --- between steps -------------------------------------------------------------------------------------------
 
     async def _finish_step(self, done: Generation, bar: ProgressBar) -> None:
         self.progress.history.generations.append(done)
         bar.update(done)
         completed = self.completed
-        if self.durable is not None and (
+        if self._checkpoints is not None and (
             done.kind == "texts" or completed % self.options.checkpoint_every == 0 or not self._open_kinds()
         ):
-            await self._keep()
+            await self._checkpoints.keep(self.texts)
         current_plugins().emit(
             "generation_finished", run=self.options.run, generation=done.index, record=done.numbers()
         )
@@ -369,69 +393,3 @@ class OptimizationRun:
         }
         limits = self.budget.limits
         return max((used[kind] / limit for kind, limit in limits.items() if kind in used and limit > 0), default=0.0)
-
-    # --- durability ----------------------------------------------------------------------------------------------
-
-    async def _keep(self) -> None:
-        """Record everything that the next step depends on."""
-        assert self.durable is not None
-        completed, progress = self.completed, self.progress
-        tensors, state = ({}, None) if self.tensors is None else self.tensors.dump()
-        meta: dict[str, Any] = {"loop": progress.to_json(), "state": state}
-        if self.evaluation is not None:
-            meta["runner"] = self.evaluation.runner.decision()
-            meta["minibatches"] = self.evaluation.minibatches.to_json()
-        latest = progress.history[-1].numbers() if completed else {}
-        if self.texts is not None:
-            search = self.texts.search
-            await self.durable.keep_candidates(search.result().pool, completed, {e.id for e in search.validation})
-        await self.durable.keep(completed, progress.best_theta, tensors, meta, latest, self.ledger)
-        self._kept = completed
-
-    async def _restore(self, scope: RunScope) -> None:
-        """Take up what :meth:`_keep` recorded last, if anything."""
-        point = None if self.durable is None else self.durable.point
-        if point is None or point.theta is None:
-            return
-        meta = point.strategy_meta
-        self.progress = RunProgress.from_json(meta["loop"], point.theta)
-        if self.evaluation is not None:
-            self.evaluation.runner.restore_decision(meta["runner"])
-            self.evaluation.minibatches.restore(meta["minibatches"])
-            self._set_program(point.theta)
-        if self.tensors is not None:
-            self.tensors.progress = self.progress
-            generations = sum(g.kind == "tensors" for g in self.progress.history)
-            self.tensors.load(point.strategy_tensors, meta["state"], generations)
-        if self.progress.texts_left:
-            self._leave_texts(self.progress.texts_left)
-        if self.texts is not None:
-            with enter_scope(replace(scope, budget=None, ledger=None, replaying=True)):
-                await self.texts.search.run_seed(self.progress.pretest_runs)  # later steps know these runs
-                await self._repeat_texts(self.texts)
-        self._kept = self.completed
-        # Earlier generations took their time too.
-        self._started -= self.progress.history[-1].seconds if self.completed else 0.0
-
-    async def _repeat_texts(self, learning: TextLearning) -> None:
-        """Bring the text search to where it was: the same steps under the same θ, with the replies that were paid for.
-
-        What the budget and the ledger hold is kept already, so nothing is counted here.
-        """
-        assert self.durable is not None
-        assert self.durable.point is not None
-        snapshots = {record.number: record.theta for record in self.durable.point.history}
-        for step in self.progress.history:
-            if step.kind != "texts":
-                continue
-            key = snapshots.get(step.index)
-            if key is None:
-                raise ConfigurationError(f"the journal no longer has θ before step {step.index}; it was thinned out")
-            theta = await asyncio.to_thread(self.durable.journal.load_theta, key)
-            done = await learning.step(theta, defer=self.tensors is None)
-            if done is None or done.accepted != step.accepted:
-                raise ResumeError(
-                    f"step {step.index} came out otherwise when it was repeated from its stored replies (accepted: "
-                    f"{step.accepted} before, {done is not None and done.accepted} now); a component or the metric "
-                    "depends on something that is not journaled, such as the time or an unseeded draw"
-                )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.base import Strategy
 from hyperfunc.fitness import Fitness, MemberFitness, Metric
 from hyperfunc.optimization.minibatches import Minibatches
+from hyperfunc.parameters.theta import Theta
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.population.factored_members import gather_members
 from hyperfunc.population.members import DenseMembers, MemberBlock
@@ -152,6 +153,10 @@ class MemberEvaluation:
                     whole.scores = torch.full(shape, math.nan, dtype=torch.float64)
                 whole.scores[members] = scored.scores.to(torch.float64)
         return whole
+
+    def set_program(self, theta: Theta) -> None:
+        """Evaluate members around ``theta`` from now on."""
+        self.runner.program = replace(self.runner.program, theta=theta)
 
     async def single(self, tensors: Mapping[str, Tensor]) -> GenerationFitness:
         """Fitness on the selection data of the program's θ with ``tensors`` in place; a population of one."""

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hyperfunc.budget import Budget
 from hyperfunc.history import Generation, History
 from hyperfunc.optimization.schedule import KINDS, Account, Kind
 from hyperfunc.parameters.theta import Theta
 
 __all__ = ["RunProgress"]
+
+_ABOUT_TEXTS = ("texts_left", "texts_cut", "cut_at")
 
 
 @dataclass
@@ -28,6 +31,7 @@ class RunProgress:
         history: every step.
         pretest_runs: how many runs the pre-test made.
         texts_left: why texts are not improved although they could be.
+        texts_cut, cut_at: the limit that ended a step of texts, ``""`` if none did, and what it was.
         accounts: what each kind of step has cost and gained.
     """
 
@@ -41,6 +45,8 @@ class RunProgress:
     history: History = field(default_factory=History)
     pretest_runs: int = 0
     texts_left: str = ""
+    texts_cut: str = ""
+    cut_at: float | None = None
     accounts: dict[Kind, Account] = field(default_factory=lambda: {"tensors": Account(), "texts": Account()})
 
     def adopt(self, fitness: float, theta: Theta) -> None:
@@ -69,25 +75,31 @@ class RunProgress:
             "history": [{k: _json_number(v) for k, v in g.to_dict().items()} for g in self.history],
             "pretest_runs": self.pretest_runs,
             "texts_left": self.texts_left,
+            "texts_cut": self.texts_cut,
+            "cut_at": self.cut_at,
             "accounts": {kind: account.to_dict() for kind, account in self.accounts.items()},
         }
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], best_theta: Theta) -> RunProgress:
-        """What :meth:`to_json` gave."""
-        generations = [Generation.from_dict(record) for record in data["history"]]
-        return cls(
-            best_theta,
-            math.nan if data["best_fitness"] is None else data["best_fitness"],
-            math.nan if data["initial_fitness"] is None else data["initial_fitness"],
-            data["without_improvement"],
-            data["evaluations"],
-            data["dropped"],
-            history=History(generations),
-            pretest_runs=data["pretest_runs"],
-            texts_left=data["texts_left"],
-            accounts={kind: Account(**data["accounts"][kind]) for kind in KINDS},
-        )
+    def restore(self, data: Mapping[str, Any], best_theta: Theta) -> None:
+        """Become what :meth:`to_json` gave."""
+        self.best_theta = best_theta
+        self.best_fitness = math.nan if data["best_fitness"] is None else data["best_fitness"]
+        self.initial_fitness = math.nan if data["initial_fitness"] is None else data["initial_fitness"]
+        for name in ("without_improvement", "evaluations", "dropped", "pretest_runs", *_ABOUT_TEXTS):
+            setattr(self, name, data[name])
+        self.history = History([Generation.from_dict(record) for record in data["history"]])
+        self.accounts = {kind: Account(**data["accounts"][kind]) for kind in KINDS}
+
+    def cut_texts(self, limit: str, budget: Budget | None) -> None:
+        """A step of texts did not fit into ``limit`` of ``budget``: there will be no other."""
+        self.texts_cut = limit
+        self.cut_at = None if budget is None else budget.limits.get(limit)
+
+    def reopen_texts(self, budget: Budget | None) -> None:
+        """Forget that texts were cut if ``budget`` has another limit now."""
+        now = None if budget is None else budget.limits.get(self.texts_cut)
+        if self.texts_cut and now != self.cut_at:
+            self.texts_cut, self.cut_at = "", None
 
     def note_errors(self, errors: Mapping[int, Exception]) -> None:
         self.dropped += len(errors)

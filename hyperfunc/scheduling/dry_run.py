@@ -6,15 +6,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hyperfunc.discovery import TrainableSystem
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, NoOpSystemOptimizer
+from hyperfunc.optimization.arguments import OptimizeArguments
 from hyperfunc.optimization.options import TensorOptimizer
 from hyperfunc.scheduling.economy import NO_ECONOMY
 from hyperfunc.scheduling.forecast import Forecast, count_runs, scaled, spread
 from hyperfunc.scope import current_scope, enter_scope
 from hyperfunc.selection import as_examples, parameter_group, select_entries
-from hyperfunc.training import OptimizeArguments, TrainableSystem
 from hyperfunc.usage import Usage
 
 __all__ = ["forecast"]

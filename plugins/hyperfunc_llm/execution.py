@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from hyperfunc.calls import StoredCall, content_key
+from hyperfunc.relived import count_reply
 from hyperfunc.scope import current_scope
 from hyperfunc.usage import Usage
 from hyperfunc_llm.attempts import AttemptMaker, Surroundings
@@ -145,7 +146,9 @@ class Execution:
         if stored is not None:
             self._maker.replayed += 1
             self._check_prompts()
-            return LLMResponse.from_dict(stored.result)
+            count_reply(self.alias, stored)
+            response = LLMResponse.from_dict(stored.result)
+            return replace(response, spent=stored.usage) if stored.owed else response
         response = await self.send_whole(request, raw)
         await store.put(StoredCall(key, "llm", response.to_dict(), response.spent))
         return response

@@ -12,7 +12,8 @@ from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 from hyperfunc.binding import active_frame
-from hyperfunc.calling import CallPolicy, PendingCall
+from hyperfunc.callee import CallPolicy
+from hyperfunc.calling import PendingCall
 from hyperfunc.function import HyperFunction
 from hyperfunc.injection import injected as _injected
 from hyperfunc.settings import Settings, context_settings

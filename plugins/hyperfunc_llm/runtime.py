@@ -11,14 +11,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from hyperfunc import tape
 from hyperfunc.calls import StoredCall
 from hyperfunc.plugins import current_plugins
+from hyperfunc.relived import count_reply
 from hyperfunc.scope import current_scope
-from hyperfunc.usage import Usage
 from hyperfunc_llm.attempts import AttemptMaker
 from hyperfunc_llm.classification import ClassifyCustom, ErrorInfo, PostClassify, classify
 from hyperfunc_llm.endpoints import Endpoint, Endpoints, endpoint_stack, resolve_endpoint
@@ -163,24 +163,21 @@ class LLMRuntime:
         store = current_scope().store
         assert store is not None
 
-        paid = Usage()
-
-        async def look_or_pay() -> LLMResponse:
-            nonlocal paid
+        async def look_or_pay() -> tuple[LLMResponse, StoredCall]:
             stored = await store.get(key)
             if stored is not None:
-                paid = stored.usage
-                return LLMResponse.from_dict(stored.result)
+                response = LLMResponse.from_dict(stored.result)
+                return (replace(response, spent=stored.usage) if stored.owed else response), stored
             response = await execution.run(judge, repair, raw=False)
-            await store.put(StoredCall(key, "llm", response.to_dict(), response.spent))
-            return response
+            kept = StoredCall(key, "llm", response.to_dict(), response.spent)
+            await store.put(kept)
+            return response, kept
 
-        response, shared = await self.state.flights.run((id(store), key), look_or_pay)
-        if shared and not response.replayed:
-            paid = response.spent
-            response = LLMResponse.from_dict(response.to_dict())
+        (response, call), shared = await self.state.flights.run((id(store), key), look_or_pay)
+        if shared:  # whoever was first has paid for it, or counted it
+            response, call = LLMResponse.from_dict(call.result), replace(call, owed=False)
         if response.replayed:
-            tape.add_usage(Usage(), replayed=paid, model=response.model, finish_reason=response.finish_reason)
+            count_reply(execution.alias, call, model=response.model, finish_reason=response.finish_reason)
         self.state.hits += response.replayed
         return response
 

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from hyperfunc.discovery import discover
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
-from hyperfunc.training import discover
 from hyperfunc_prompts.acceptance import AcceptanceTest
 from hyperfunc_prompts.reflection import Complete, Reflector
 from hyperfunc_prompts.search import PromptSearchResult, Search, split_validation, trainable_texts

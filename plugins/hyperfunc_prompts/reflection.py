@@ -18,6 +18,7 @@ from hyperfunc.calls import StoredCall, content_key
 from hyperfunc.errors import BudgetError, ConfigurationError
 from hyperfunc.journal import fingerprint_program
 from hyperfunc.parameters.theta import JSONValue
+from hyperfunc.relived import count_reply
 from hyperfunc.scope import current_scope
 from hyperfunc.usage import Usage
 from hyperfunc_llm.errors import EmptyResponseError
@@ -41,7 +42,7 @@ class Reply:
     Attributes:
         text: as it came.
         finish_reason: ``"length"`` says that it was cut off.
-        usage: what it cost.
+        usage: what it cost; calls made through the runtime count by themselves and are not part of it.
     """
 
     text: str
@@ -216,14 +217,27 @@ def _stored(complete: Complete) -> Complete:
         key = content_key("reflection", {"model": identity[0], "messages": messages})
         known = await store.get(key)
         if known is not None:
-            return Reply(known.result["text"], known.result["finish_reason"])
+            count_reply("reflection", known)
+            return Reply(**known.result, usage=known.usage if known.owed else Usage())
         answer = await complete(messages)
         reply = Reply(answer) if isinstance(answer, str) else answer
+        _book(reply.usage)
         kept = {"text": reply.text, "finish_reason": reply.finish_reason}
         await store.put(StoredCall(key, "reflection", kept, reply.usage))
         return reply
 
     return ask
+
+
+def _book(usage: Usage) -> None:
+    """Count what a model of the user's own says that it used; what goes through the runtime is counted there."""
+    scope = current_scope()
+    if usage == Usage():
+        return
+    if scope.budget is not None:
+        scope.budget.charge(usage)
+    if scope.ledger is not None:
+        scope.ledger.record("reflection", usage)
 
 
 def _through_runtime(model: str) -> Complete:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hyperfunc.budget import Budget
 from hyperfunc.errors import ConfigurationError, EvaluationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.parameters.theta import JSONValue
@@ -39,7 +38,7 @@ class PromptSearchResult:
     Attributes:
         pool: every candidate, with its verdict.
         best: the candidate whose texts the system now has; the seed when nothing was accepted.
-        finish_reason: ``completed``, ``no failures``, ``nothing to optimize`` or ``budget:…``.
+        finish_reason: ``completed``, ``no failures``, ``nothing to optimize`` or ``budget:…``; ``""`` on the way.
         evaluations: program runs that were made.
         usage: what proposals and runs used together.
     """
@@ -199,10 +198,10 @@ class Search:
         ``inf`` without a budget. Follows what has been settled, never the clock.
         """
         budget = current_scope().budget
-        if not isinstance(budget, Budget) or not self.usage.evaluations:
+        if budget is None or not self.usage.evaluations:
             return math.inf
         used = {**self.usage.to_dict(), "tokens": self.usage.total_tokens}
-        left = {kind: amount for kind, amount in budget.remaining.items() if used.get(kind) and kind != "seconds"}
+        left = {kind: amount for kind, amount in budget.unspent.items() if used.get(kind)}
         return min((amount * self.usage.evaluations / used[kind] for kind, amount in left.items()), default=math.inf)
 
     async def beats_on_minibatch(self, child: Candidate, parent: Candidate, keys: Sequence[str]) -> bool:
@@ -312,8 +311,8 @@ class Search:
         return "" if lead > _TINY else f"{lead / looked:+.4g} against the incumbent on {looked} examples"
 
     def result(self, finish_reason: str) -> PromptSearchResult:
-        """The end of the run."""
+        """What there is, at the end or, without a ``finish_reason``, on the way."""
         for candidate in self.pool:
-            if candidate.verdict == "pending":
+            if candidate.verdict == "pending" and finish_reason:
                 candidate.reason = f"not judged: the run ended ({finish_reason})"
         return PromptSearchResult(self.pool, self.incumbent, finish_reason, self.runner.evaluations, self.usage)

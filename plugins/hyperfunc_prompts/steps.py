@@ -223,7 +223,7 @@ class PromptSearch:
 
     def result(self) -> PromptSearchResult:
         """What has been found until now."""
-        return self.search.result(self.finish_reason or "stopped")
+        return self.search.result(self.finish_reason)
 
 
 def _difference(after: Usage, before: Usage) -> Usage:

@@ -135,7 +135,7 @@ def test_state_survives_json_and_limits_may_grow() -> None:
     later.restore(state)
     assert later.spent == budget.spent
     assert later.remaining == {"usd": 1.9, "seconds": 40.0}
-    with pytest.raises(BudgetError, match="needs a fresh budget"):
+    with pytest.raises(BudgetError, match="needs a fresh budget, this one has been used; make a new one"):
         later.restore(state)
     with pytest.raises(BudgetError, match=r"made by Budget\.state"):
         Budget().restore({"spent": 3})

@@ -37,6 +37,7 @@ FORBIDDEN = {  # room -> what it may not import
     "hyperfunc.evaluation": ("hyperfunc.population", "hyperfunc.evolution", "hyperfunc.optimization"),
     "hyperfunc.binding": ("hyperfunc.function", "hyperfunc.system", "hyperfunc.population", "hyperfunc.plugins"),
     "hyperfunc.calling": ("hyperfunc.function", "hyperfunc.system", "hyperfunc.population", "hyperfunc.plugins"),
+    "hyperfunc.attempt": ("hyperfunc.function", "hyperfunc.system", "hyperfunc.population", "hyperfunc.plugins"),
     "hyperfunc.tape": ("hyperfunc.function", "hyperfunc.system", "hyperfunc.population", "hyperfunc.binding"),
     "hyperfunc.optimization": ("hyperfunc.system", "hyperfunc.training", "hyperfunc.registry"),
     "hyperfunc.hookspecs": ("hyperfunc",),  # the file that plugin authors read needs nothing else

@@ -125,7 +125,7 @@ async def test_a_run_goes_on_from_its_last_snapshot(tmp_path: Path) -> None:
         assert torch.equal(point.strategy_tensors["m"], torch.ones(2))
         assert point.strategy_meta == {"t": 1}
         assert point.budget == {"x": 1}
-        assert point.paid_since == USAGE
+        assert point.owed == {"b": USAGE}
         assert [record.number for record in point.history] == [1]
         await journal.record_generation(point.run, 2, theta=THETA)
         assert [g.number for g in journal.generations("first")] == [1, 2]

@@ -64,7 +64,7 @@ async def test_a_file_of_version_1_is_migrated_with_all_it_holds(tmp_path: Path)
         assert (kept.result, kept.usage) == ("kept", Usage(calls=1, usd=0.25))
         assert journal.paid_calls("old")[0].times_paid == 1
         point = await journal.resume_run("old", config={}, **NOTHING)
-        assert point.paid_since == Usage(calls=1, usd=0.25)
+        assert point.owed == {"k": Usage(calls=1, usd=0.25)}
         await journal.record_trace(point.run, Tape(), example="0")  # a table that version 1 had not
         assert len(journal.traces("old")) == 1
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from hyperfunc.calling import CallPolicy
+from hyperfunc.callee import CallPolicy
 from hyperfunc.errors import BudgetExceededError, CallLimitError, ConfigurationError, ExecutionError
 from hyperfunc.evaluation import Example
 from hyperfunc.function import hyperfunction

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from hyperfunc import ESHybridSystemOptimizer, Example, HyperSystem, LoRAWeight, hyperfunction
+from hyperfunc import Budget, ESHybridSystemOptimizer, Example, HyperSystem, LoRAWeight, hyperfunction
 from hyperfunc_llm import Endpoint, LLMRuntime, llm_completion, use_runtime
 from hyperfunc_prompts import PromptLearningOptimizer
 
@@ -68,9 +68,10 @@ def examples(seed: int, count: int, expected: float) -> list[Example]:
     return [Example({"x": torch.randn(3, generator=generator), "word": f"word{i}"}, expected) for i in range(count)]
 
 
-async def optimize(program: str, seed: int, steps: int, path: str) -> Any:
+async def optimize(program: str, seed: int, steps: int, path: str, budget: Budget) -> Any:
     tensors = ESHybridSystemOptimizer(pop_size=8 if program == "tensors" else 4, sigma=0.3, lr=0.1)
     common: dict[str, Any] = {"seed": seed, "steps": steps, "run": "r", "journal": path, "resume": True}
+    common["budget"] = budget
     common["only"] = "choose"  # not the model's own parameters: each prompt is then one request
     common["callbacks"] = [lambda view: print("generation", flush=True)]
     if program == "tensors":
@@ -82,13 +83,16 @@ async def optimize(program: str, seed: int, steps: int, path: str) -> Any:
     prompts = PromptLearningOptimizer("writer", max_iterations=3, validation=data[8:], minibatch=4)
     system = Phrasing(system_optimizer=tensors, prompt_optimizer=prompts)
     with use_runtime(LLMRuntime({"writer": Endpoint(model="openai/writer", base_url=sys.argv[1], transport="direct")})):
-        return await system.optimize(data[:8], "numeric-distance", minibatch=2, schedule="alternate", **common)
+        return await system.optimize(data[:8], "numeric-distance", minibatch=2, **common)
 
 
 async def main(program: str, seed: int, steps: int, path: str) -> None:
-    result = await optimize(program, seed, steps, path)
-    told = [result.theta.content_hash, result.finish_reason, len(result.history)]
-    print("result", json.dumps([*told, dict(result.theta.texts), [g.kind for g in result.history]]), flush=True)
+    budget = Budget(calls=1000, evaluations=2000)  # what a step has used of it decides what the next one is made of
+    result = await optimize(program, seed, steps, path, budget)
+    told: list[Any] = [result.theta.content_hash, result.finish_reason, len(result.history), dict(result.theta.texts)]
+    # The very first call of a program, which shows what it consists of, is paid for before there is a run.
+    spent = [result.usage.calls, result.usage.total_tokens, budget.spent.evaluations]
+    print("result", json.dumps([*told, [g.kind for g in result.history], spent]), flush=True)
 
 
 class Deadly:

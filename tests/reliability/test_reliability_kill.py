@@ -146,7 +146,7 @@ def test_killed_at_ten_random_moments_a_run_ends_alike_and_pays_for_nothing_twic
     lines, _ = runner.run(program, seed, tmp_path / "whole.db")
     whole = result_of(lines)
     events, wanted = len(lines), set(server.prompts())
-    _, finish_reason, steps, texts, kinds = whole
+    _, finish_reason, steps, texts, kinds, _ = whole
     assert finish_reason == "completed"
     assert len(wanted) > 30
     if program == "prompts":
