@@ -5,6 +5,9 @@
     python -m benchmarks.scheduling minibatch       # evaluations to a fitness, with fixed and adaptive minibatches
     python -m benchmarks.scheduling focus           # parameters that matter beside such as do not
     python -m benchmarks.scheduling concurrency     # calls at once, fixed and by measured throughput
+    python -m benchmarks.scheduling pace            # gathered runs alive at once, fixed and by measured throughput
+    python -m benchmarks.scheduling kernels         # lifted kernels of all examples, and of a few
+    python -m benchmarks.scheduling bits            # which sizes of kernels change bits
     python -m benchmarks.scheduling --seeds 2 --steps 50 racing
 
 Counts of evaluations and fitness do not depend on the machine's load; seconds do.
@@ -25,6 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.kernel_bits import print_bits
+from benchmarks.pace import print_kernels, print_pace
 from benchmarks.virtual_time import Server, VirtualLoop
 from demos.digits.__main__ import load_examples
 from demos.digits.pipeline import AnswerAccuracy, DigitPipeline, LogLikelihood
@@ -187,27 +192,34 @@ def focus(seeds: int, steps: int) -> None:
 
 def concurrency(seeds: int, steps: int) -> None:
     """Calls at once: fixed numbers, and one that follows the measured throughput, in virtual time."""
-    del seeds, steps
+    del steps
     calls = 3000
     print(
-        f"\n{calls} calls of 1 s on average (exponential) to a server that serves 24 at once unhindered, virtual time"
+        f"\n{calls} calls of 1 s on average (exponential) to a server that serves 24 at once unhindered, virtual "
+        f"time;\nmedian of {2 * seeds} seeds [least, most], and the median of a call's time"
     )
-    print(f"{'':12}{'throughput stays beyond: total, p50 of a call':>50}{'throughput falls: total, p50':>34}")
+    print(f"{'':12}{'throughput stays beyond':>34}{'throughput falls':>34}")
+
+    def measure(size: int | MeasuredConcurrency, overload: float, seed: int) -> tuple[float, float]:
+        draws = random.Random(seed)
+        lengths = [draws.expovariate(1.0) for _ in range(calls)]
+        server = Server(24, overload=overload, seconds=lengths.__getitem__)
+
+        async def everything() -> float:
+            async for _ in batch(server.call, range(calls), concurrency=size, order="completion"):
+                pass
+            return asyncio.get_running_loop().time()
+
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            return runner.run(everything()), statistics.median(server.latencies)
+
     for name, size in (*((str(n), n) for n in (4, 16, 64, 256)), ("measured", MeasuredConcurrency())):
-        found = []
+        line = f"{name:12}"
         for overload in (1.0, 1.5):
-            draws = random.Random(0)
-            lengths = [draws.expovariate(1.0) for _ in range(calls)]
-            server = Server(24, overload=overload, seconds=lengths.__getitem__)
-
-            async def everything(server: Server = server, size: int | MeasuredConcurrency = size) -> float:
-                async for _ in batch(server.call, range(calls), concurrency=size, order="completion"):
-                    pass
-                return asyncio.get_running_loop().time()
-
-            with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-                found.append(f"{runner.run(everything()):9.0f} {statistics.median(server.latencies):9.2f}")
-        print(f"{name:12}{found[0]:>50}{found[1]:>34}", flush=True)
+            total, each = zip(*(measure(size, overload, seed) for seed in range(2 * seeds)), strict=True)
+            line += f"{statistics.median(total):14.0f} s [{min(total):.0f}, {max(total):.0f}]"
+            line += f" {statistics.median(each):6.2f} s"
+        print(line, flush=True)
 
 
 PARTS: dict[str, Callable[[int, int], None]] = {
@@ -215,6 +227,9 @@ PARTS: dict[str, Callable[[int, int], None]] = {
     "minibatch": minibatch,
     "focus": focus,
     "concurrency": concurrency,
+    "pace": print_pace,
+    "kernels": print_kernels,
+    "bits": print_bits,
 }
 
 

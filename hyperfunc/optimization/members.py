@@ -75,6 +75,10 @@ class MemberEvaluation:
         self._train = train
         self.minibatches = Minibatches(len(train), minibatch, economy.minibatch, seed=seed)
         self._racing = economy.racing
+        if economy.pace is not None:
+            runner.follow(economy.pace)
+        if economy.kernels is not None:
+            runner.bound(economy.kernels)
         self._seed = seed
         self._everything = self._prepare(train)
         self._selection = self._everything if selection is None else self._prepare(selection)

@@ -9,19 +9,22 @@ import asyncio
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from hyperfunc.errors import InputMutatedError, LiftError
 from hyperfunc.population.engines import close_engine, engine_for, run_on_engine
-from hyperfunc.population.gathered import run_gathered
-from hyperfunc.population.inputs import InputGroup, contains_numbers, group_inputs
-from hyperfunc.population.lifted import LiftRefusedError, run_lifted
+from hyperfunc.population.gathered import DEFAULT_WINDOW, run_gathered
+from hyperfunc.population.inputs import ExampleBatch, contains_numbers
+from hyperfunc.population.kernel_size import BoundedKernels
+from hyperfunc.population.lifted import LiftRefusedError, largest_tensor, run_lifted
 from hyperfunc.population.members import MemberBlock, member_count
 from hyperfunc.population.outcomes import BlockOutcome
+from hyperfunc.population.pace import MeasuredPace
 from hyperfunc.population.proof import all_equal, first_difference, reference_run
+from hyperfunc.population.run_window import RunWindow
 from hyperfunc.population.sequential import run_sequential
 from hyperfunc.population.workers import BlockWorkers
 from hyperfunc.program import Program
@@ -34,19 +37,6 @@ AskBlock = Callable[[int], MemberBlock]
 
 _SPOT_CHECK_EVERY = 16  # lifted generations between two checks of one more (member, example) pair
 _MOST_CONSTANT_GROUPS = 64  # kernels per block above which gathering is the better way
-
-
-@dataclass
-class ExampleBatch:
-    """Inputs of some examples, stacked at their first lifted run and kept for the next generation."""
-
-    inputs: Sequence[Mapping[str, Any]]
-    _groups: dict[bool, list[InputGroup]] = field(default_factory=dict)
-
-    def groups(self, lift_numbers: bool) -> list[InputGroup]:
-        if lift_numbers not in self._groups:
-            self._groups[lift_numbers] = group_inputs(self.inputs, lift_numbers=lift_numbers)
-        return self._groups[lift_numbers]
 
 
 class PopulationRunner:
@@ -76,12 +66,23 @@ class PopulationRunner:
         self._lift_numbers = True
         self._lifted_runs = 0
         self._members_of_first: int | None = None
+        self._window: RunWindow | None = None  # shared by all blocks, where the pace is measured
+        self._kernels: BoundedKernels | None = None
+        self._largest_bytes: int | None = None  # of one run's tensors, where kernels are bounded
         self._workers = BlockWorkers(settings.workers or 1)
         self._engine = engine_for(settings)
         if self._engine is not None:
             self._decide("engine", f"asked for by engine={settings.engine!r}")
         elif settings.execution in ("gathered", "sequential"):
             self._decide(settings.execution, "asked for by execution=")
+
+    def follow(self, pace: MeasuredPace) -> None:
+        """Let the number of gathered runs alive at once follow their throughput; changes no bits."""
+        self._window = pace.window(self.settings.window or DEFAULT_WINDOW)
+
+    def bound(self, kernels: BoundedKernels) -> None:
+        """Let lifted kernels take no more examples at once than ``kernels`` says; changes bits."""
+        self._kernels = kernels
 
     def close(self) -> None:
         self._workers.close()
@@ -161,6 +162,8 @@ class PopulationRunner:
             "notes": list(self.notes),
             "lift_numbers": self._lift_numbers,
             "lifted_runs": self._lifted_runs,
+            "largest_bytes": self._largest_bytes,
+            "runs_alive": self._window.runs.standing if self._window is not None else None,
         }
 
     def restore_decision(self, decision: Mapping[str, Any]) -> None:
@@ -170,6 +173,9 @@ class PopulationRunner:
         self.notes = list(decision["notes"])
         self._lift_numbers = decision["lift_numbers"]
         self._lifted_runs = decision["lifted_runs"]
+        self._largest_bytes = decision.get("largest_bytes")
+        if self._window is not None and decision.get("runs_alive"):
+            self._window.runs.stand_at(decision["runs_alive"])
 
     # --- deciding ------------------------------------------------------------------------------------------------
 
@@ -323,8 +329,18 @@ class PopulationRunner:
         groups = batch.groups(self._lift_numbers)
         program = self.program
 
+        if self._kernels is not None and self._largest_bytes is None:
+            found = await self._workers.map(
+                lambda index, runner: largest_tensor(program, ask(index), groups, runner), blocks[:1], at_once=1
+            )
+            self._largest_bytes = found[0]
+
         def work(index: int, runner: asyncio.Runner) -> R:
-            return reduce(index, run_lifted(program, ask(index), groups, runner))
+            block = ask(index)
+            at_once = None
+            if self._kernels is not None and self._largest_bytes is not None:
+                at_once = self._kernels.examples(member_count(block), self._largest_bytes)
+            return reduce(index, run_lifted(program, block, groups, runner, examples_at_once=at_once))
 
         results = await self._workers.map(work, blocks, at_once=self._at_once(ask, blocks, batch))
         self._lifted_runs += 1
@@ -379,11 +395,15 @@ class PopulationRunner:
             return await run_on_engine(
                 self._engine, self.program, ask, blocks, batch.inputs, reduce, settings=self.settings, at_once=most
             )
-        results = []
-        for index in blocks:
+
+        async def run_block(index: int) -> R:
             if self.execution == "sequential":
-                outcome = await run_sequential(self.program, ask(index), batch.inputs)
-            else:
-                outcome = await run_gathered(self.program, ask(index), batch.inputs, settings=self.settings)
-            results.append(reduce(index, outcome))
-        return results
+                return reduce(index, await run_sequential(self.program, ask(index), batch.inputs))
+            program, settings, window = self.program, self.settings, self._window
+            return reduce(
+                index, await run_gathered(program, ask(index), batch.inputs, settings=settings, window=window)
+            )
+
+        if self._window is None or self.execution == "sequential":
+            return [await run_block(index) for index in blocks]
+        return await self._window.run_blocks(blocks, run_block)

@@ -26,17 +26,20 @@ from hyperfunc.observability.spans import span
 from hyperfunc.population.factored_members import one_member
 from hyperfunc.population.gathered_kernel import ComponentParameters
 from hyperfunc.population.gathered_queue import CallQueue, MemberRun
+from hyperfunc.population.in_flight import InFlight
 from hyperfunc.population.members import MemberBlock, member_count
 from hyperfunc.population.outcomes import BlockOutcome
+from hyperfunc.population.run_window import RunWindow
 from hyperfunc.program import Program
 from hyperfunc.settings import Settings
 from hyperfunc.tape import current_tape, recording
 
-__all__ = ["GatheredOutcome", "run_gathered"]
+__all__ = ["DEFAULT_WINDOW", "GatheredOutcome", "run_gathered"]
 
 Inputs = Mapping[str, Any]
 
-_WINDOW = 4096
+DEFAULT_WINDOW = 4096
+"""Most runs alive at once where settings say nothing."""
 
 
 @dataclass
@@ -63,6 +66,7 @@ async def run_gathered(
     *,
     settings: Settings,
     members: Sequence[int] | None = None,
+    window: RunWindow | None = None,
 ) -> GatheredOutcome:
     """Run the members of ``block`` on every example of ``inputs``, all as concurrent tasks.
 
@@ -73,6 +77,7 @@ async def run_gathered(
             that are asleep or do I/O), ``max_batch_size`` (most calls answered by one kernel; changes no bits),
             ``memory_bytes`` of one kernel, ``device`` and ``dtype`` of ``local_gpu`` functions.
         members: which members to run, by position in the block; by default all.
+        window: shared with the runs of other blocks; by default one of its own, of ``settings.window``.
 
     Returns:
         Rows in the order of ``members``. An exception that a run raised stands under its
@@ -91,14 +96,21 @@ async def run_gathered(
             raise ConfigurationError(f"members: expected positions from 0 to {size - 1} in the block, got {member}")
     tape = current_tape()
     with recording(tape.for_population() if tape is not None else None):
-        return await _Gathering(program, block, inputs, settings, chosen).run()
+        window = window or RunWindow(InFlight(None, settings.window or DEFAULT_WINDOW))
+        return await _Gathering(program, block, inputs, settings, chosen, window).run()
 
 
 class _Gathering:
     """One block on its way."""
 
     def __init__(
-        self, program: Program, block: MemberBlock, inputs: Sequence[Inputs], settings: Settings, members: Sequence[int]
+        self,
+        program: Program,
+        block: MemberBlock,
+        inputs: Sequence[Inputs],
+        settings: Settings,
+        members: Sequence[int],
+        window: RunWindow,
     ) -> None:
         self.program = program
         self.block = block
@@ -108,7 +120,8 @@ class _Gathering:
         self.errors: dict[tuple[int, int], Exception] = {}
         self.queue = CallQueue(program.scope, self._parameters_of, settings, program.defaults)
         self._watched = [_InputWatch(number, example) for number, example in enumerate(inputs)]
-        self._window = settings.window or _WINDOW
+        self._window = window
+        self._unfinished = len(members) * len(inputs)
         self._todo: Iterator[tuple[int, int]] = ((p, e) for p in range(len(members)) for e in range(len(inputs)))
         self._tasks: set[asyncio.Task[Any]] = set()
         self._of_member: tuple[int, dict[str, Any], dict[str, Any]] = (-1, {}, {})
@@ -117,10 +130,8 @@ class _Gathering:
 
     async def run(self) -> GatheredOutcome:
         try:
-            for _ in range(self._window):
-                if not self._start_next():
-                    break
-            if self._tasks:
+            if self._unfinished:
+                self._window.add(self._start_next)
                 await self._over
         finally:
             if not self._over.done():
@@ -141,20 +152,27 @@ class _Gathering:
     # --- the window ----------------------------------------------------------------------------------------------
 
     def _start_next(self) -> bool:
-        """Start the next run, if there is one."""
-        following = next(self._todo, None)
+        """Start the next run, if there is one. What goes wrong ends this block: another one may have made room."""
+        following = None if self._over.done() else next(self._todo, None)
         if following is None:
             return False
-        position, example = following
+        try:
+            self._start(*following)
+        except Exception as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _start(self, position: int, example: int) -> None:
         member = self.members[position]
         run = MemberRun(self.queue, member, member * len(self.inputs) + example)
         values, prepared = self._values_of(member)
         run.binding = Binding(values, route=run.route, prepared=prepared, defaults=self.program.defaults)
         task = self.queue.loop.create_task(self._one(run.binding, member, example), context=self._context.copy())
         self.queue.live += 1
+        self._window.runs.began(self.queue.loop.time())
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, run, position, example), context=self._context)
-        return True
 
     async def _one(self, binding: Binding, member: int, example: int) -> Any:
         with span("evaluation", "evaluation", member=member, example=example):
@@ -174,8 +192,12 @@ class _Gathering:
         written = self._watched[example].written()
         if written is not None:
             self._fail(InputMutatedError(written))
-        if not self._over.done() and not self._start_next() and not self._tasks:
+        runs, now = self._window.runs, self.queue.loop.time()
+        (runs.abandoned if task.cancelled() else runs.ended)(now)
+        self._unfinished -= 1
+        if not self._unfinished and not self._over.done():
             self._over.set_result(None)
+        self._window.fill()
         self.queue.run_ended()
 
     def _fail(self, error: BaseException | None) -> None:
@@ -188,6 +210,7 @@ class _Gathering:
             self._over.set_exception(error)
 
     async def _stop(self) -> None:
+        self._window.remove(self._start_next)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

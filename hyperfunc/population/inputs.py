@@ -8,7 +8,7 @@ lifting them is asked for: a 0-dim tensor is not a number in every respect, so t
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["InputGroup", "contains_numbers", "group_inputs"]
+__all__ = ["ExampleBatch", "InputGroup", "contains_numbers", "group_inputs"]
 
 Inputs = Mapping[str, Any]
 
@@ -103,3 +103,16 @@ def _stack(positions: list[int], flattened: list[tuple[list[Any], pytree.TreeSpe
             continue
         lifted.append(True)
     return InputGroup(tuple(positions), tuple(leaves), tuple(lifted), structure)
+
+
+@dataclass
+class ExampleBatch:
+    """Inputs of some examples, stacked at their first lifted run and kept for the next generation."""
+
+    inputs: Sequence[Mapping[str, Any]]
+    _groups: dict[bool, list[InputGroup]] = field(default_factory=dict)
+
+    def groups(self, lift_numbers: bool) -> list[InputGroup]:
+        if lift_numbers not in self._groups:
+            self._groups[lift_numbers] = group_inputs(self.inputs, lift_numbers=lift_numbers)
+        return self._groups[lift_numbers]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +28,14 @@ from hyperfunc.binding import Binding
 from hyperfunc.errors import HyperfuncError, InputMutatedError
 from hyperfunc.population.factored_members import Leaves, member_leaves, member_parameters
 from hyperfunc.population.inputs import InputGroup
+from hyperfunc.population.kernel_size import LargestTensor, slices
 from hyperfunc.population.members import MemberBlock, member_count
 from hyperfunc.population.outcomes import BlockOutcome, LiftedGroup
 from hyperfunc.population.read_guard import ReadGuard, is_stacked
 from hyperfunc.program import Program
 from hyperfunc.tape import recording
 
-__all__ = ["LiftRefusedError", "LiftedKernel", "LiftedOutput", "run_lifted"]
+__all__ = ["LiftRefusedError", "LiftedKernel", "LiftedOutput", "largest_tensor", "run_lifted"]
 
 
 class LiftRefusedError(HyperfuncError):
@@ -41,11 +43,19 @@ class LiftRefusedError(HyperfuncError):
     falls back on it, and an explicit ``execution="lifted"`` turns it into a :class:`~hyperfunc.errors.LiftError`."""
 
 
-def run_lifted(program: Program, block: MemberBlock, groups: list[InputGroup], runner: asyncio.Runner) -> BlockOutcome:
+def run_lifted(
+    program: Program,
+    block: MemberBlock,
+    groups: list[InputGroup],
+    runner: asyncio.Runner,
+    *,
+    examples_at_once: int | None = None,
+) -> BlockOutcome:
     """Run every member of ``block`` on every example of ``groups``: one kernel per group.
 
     Args:
         runner: an event loop of its own in the calling thread, which must not be running one.
+        examples_at_once: most examples of one kernel; ``None`` takes a whole group. It can change bits.
 
     Raises:
         LiftRefusedError: the program cannot be lifted; nothing was paid for.
@@ -56,12 +66,30 @@ def run_lifted(program: Program, block: MemberBlock, groups: list[InputGroup], r
     with torch.no_grad():
         kernel = LiftedKernel(program, block, runner)
         for group in groups:
-            output = kernel.run(group.inputs, group.tensors, examples=bool(group.tensors))
-            if not any(output.lifted):
-                raise LiftRefusedError("the output contains no tensor, so that it cannot depend on the member")
-            outcome.groups.append(_group_outcome(group, output, per_member=bool(block)))
+            parts = []
+            for part in slices(group, examples_at_once or len(group.examples)):
+                output = kernel.run(part.inputs, part.tensors, examples=bool(part.tensors))
+                if not any(output.lifted):
+                    raise LiftRefusedError("the output contains no tensor, so that it cannot depend on the member")
+                parts.append(_group_outcome(part, output, per_member=bool(block)))
+            outcome.groups.append(_joined(parts))
         kernel.refuse_state()
     return outcome
+
+
+def largest_tensor(program: Program, block: MemberBlock, groups: list[InputGroup], runner: asyncio.Runner) -> int:
+    """Bytes of the largest tensor that one run makes of its example; one kernel of one example per group.
+
+    Raises:
+        LiftRefusedError, InputMutatedError: as :func:`run_lifted`.
+    """
+    largest = LargestTensor(level=2 if block else 1)
+    with torch.no_grad():
+        kernel = LiftedKernel(program, block, runner, watch=largest)
+        for group in groups:
+            one = next(slices(group, 1))
+            kernel.run(one.inputs, one.tensors, examples=bool(one.tensors))
+    return largest.nbytes
 
 
 @dataclass(frozen=True)
@@ -93,12 +121,21 @@ class LiftedKernel:
         program: what one run does.
         block: the members; an empty block is one member with the program's own θ and has no members' axis.
         runner: an event loop of its own in the calling thread, which must not be running one.
+        watch: a mode of torch's that is on while the program runs.
     """
 
-    def __init__(self, program: Program, block: MemberBlock, runner: asyncio.Runner) -> None:
+    def __init__(
+        self,
+        program: Program,
+        block: MemberBlock,
+        runner: asyncio.Runner,
+        *,
+        watch: AbstractContextManager[Any] | None = None,
+    ) -> None:
         self._program = program
         self._block = block
         self._runner = runner
+        self._watch = watch or nullcontext()
         self._leaves = member_leaves(block)
         self._theta = dict(program.theta)
         self._refusals: list[str] = []
@@ -178,7 +215,7 @@ class LiftedKernel:
     def _guarded(self, mapped: Any, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         guard = ReadGuard()
         try:
-            with guard:
+            with guard, self._watch:
                 results: tuple[Tensor, ...] = mapped(self._leaves, tensors)
         except LiftRefusedError:
             raise
@@ -212,6 +249,23 @@ def _group_outcome(group: InputGroup, output: LiftedOutput, *, per_member: bool)
         else:
             leaves.append(leaf)
     return LiftedGroup(group.examples, leaves, output.lifted, output.structure)
+
+
+def _joined(parts: list[LiftedGroup]) -> LiftedGroup:
+    """One group of examples that were run in several kernels."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    for part in parts:
+        if part.structure != first.structure or part.lifted != first.lifted:
+            raise LiftRefusedError("the output's structure differs from kernel to kernel")
+    leaves: list[Any] = []
+    for at, lifted in enumerate(first.lifted):
+        column = [part.leaves[at] for part in parts]
+        if not lifted and any(leaf != column[0] for leaf in column):
+            raise LiftRefusedError("the output contains a constant that differs from kernel to kernel")
+        leaves.append(torch.cat(column, dim=1) if lifted else column[0])
+    return LiftedGroup(tuple(e for part in parts for e in part.examples), leaves, first.lifted, first.structure)
 
 
 def _refuse_state(program: Program) -> None:

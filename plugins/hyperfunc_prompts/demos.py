@@ -90,6 +90,10 @@ class BootstrapDemos(PromptOptimizer):
     def most_proposals(self, texts: int, examples: int) -> int:
         return self.max_iterations
 
+    @property
+    def writer(self) -> None:
+        return None
+
     def proposer(self, search: Search) -> Proposer:
         return _Harvest(self)
 

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 from hyperfunc.discovery import discover
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
+from hyperfunc.scheduling.text_forecast import TextForecast
 from hyperfunc_prompts.acceptance import AcceptanceTest
+from hyperfunc_prompts.forecasting import foresee
 from hyperfunc_prompts.reflection import Complete, Reflector
 from hyperfunc_prompts.search import PromptSearchResult, Search, split_validation, trainable_texts
 from hyperfunc_prompts.steps import PromptSearch, Proposer
@@ -89,6 +91,54 @@ class PromptOptimizer(ABC):
     def most_proposals(self, texts: int, examples: int) -> int:
         """The most proposals that one run makes over so many texts, with so many training examples."""
         return self.max_iterations * texts
+
+    @property
+    def writer(self) -> Reflector | None:
+        """Who is asked for texts; ``None`` where nobody is."""
+        return self.reflector
+
+    def forecast(
+        self,
+        system: Any,
+        train_data: Sequence[Example],
+        *,
+        val_data: Sequence[Example] | None = None,
+        pretest: bool = True,
+        tensors_move: bool = False,
+    ) -> TextForecast:
+        """What a search would take; see :mod:`hyperfunc_prompts.forecasting`. Runs and asks nothing.
+
+        Args:
+            system: knows its components already.
+            train_data, val_data: as for :meth:`start`.
+            pretest: the run begins by looking for headroom on all validation examples.
+            tensors_move: tensors are learned in the same run.
+
+        Raises:
+            EvaluationError: the examples cannot be divided.
+        """
+        texts = len(trainable_texts(system))
+        validation = self.validation if val_data is None else val_data
+        train, _ = split_validation(train_data, validation, self.seed)
+        return foresee(
+            system,
+            train_data,
+            validation,
+            proposals=self.most_proposals(texts, len(train)) if texts else 0,
+            minibatch=self.minibatch,
+            reflector=self.writer,
+            attempts=self.reflector.attempts,
+            context_size=self.context_size,
+            seed=self.seed,
+            pretest=pretest,
+            tensors_move=tensors_move,
+            notes=self.not_foreseen,
+        )
+
+    @property
+    def not_foreseen(self) -> tuple[str, ...]:
+        """What :meth:`forecast` leaves out."""
+        return ()
 
     def report(self, line: str) -> None:
         """Print ``line`` if asked to."""

@@ -17,7 +17,7 @@ from typing import Any
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.parameters.theta import JSONValue
-from hyperfunc_prompts.choice import ComponentChoice, component_choice_named
+from hyperfunc_prompts.choice import ComponentChoice, RoundRobin, component_choice_named
 from hyperfunc_prompts.evidence import worst_first
 from hyperfunc_prompts.optimizer import PromptOptimizer
 from hyperfunc_prompts.pool import Candidate, CandidatePool
@@ -90,6 +90,12 @@ class ReflectivePareto(PromptOptimizer):
 
     def most_proposals(self, texts: int, examples: int) -> int:
         return self.max_iterations + (self.merges if texts > 1 else 0)
+
+    @property
+    def not_foreseen(self) -> tuple[str, ...]:
+        if isinstance(self.component_choice, RoundRobin):
+            return ()
+        return ("runs that find out who is to blame are not included",)
 
     def proposer(self, search: Search) -> Proposer:
         return _Population(self, search)

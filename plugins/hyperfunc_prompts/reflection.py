@@ -21,6 +21,7 @@ from hyperfunc.parameters.theta import JSONValue
 from hyperfunc.relived import count_reply
 from hyperfunc.scope import current_scope
 from hyperfunc.usage import Usage
+from hyperfunc_llm.accounting import worst_case
 from hyperfunc_llm.errors import EmptyResponseError
 from hyperfunc_llm.runtime import current_runtime
 from hyperfunc_llm.types import LLMRequest
@@ -32,6 +33,7 @@ __all__ = ["Complete", "Reflection", "Reflector", "Reply", "estimate_tokens", "s
 Messages = list[dict[str, Any]]
 _NEW_TEXT = re.compile(r"<new_text>\n?(.*)\n?</new_text>", re.DOTALL)
 _FENCED = re.compile(r"\A```[\w-]*[ \t]*\n(.*)\n```\Z", re.DOTALL)
+_COMPLAINT = 500  # bytes; more than any complaint of ours without the parts that it quotes
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|#x27);")
 
 
@@ -79,6 +81,33 @@ class Reflector:
         self.model = model  # public, so that a run with another model is another run
         self.attempts = attempts
         self._complete: Complete = _through_runtime(model) if isinstance(model, str) else _stored(model)
+
+    def usage_of_a_reply(self, shown: int, written: int, context_size: int) -> tuple[Usage, Usage] | None:
+        """What one reply uses: an estimate, and the most, for requests within ``context_size``; repeats of requests
+        that failed not counted. ``None`` for a model that is no endpoint of the runtime.
+
+        Args:
+            shown, written: estimated tokens of the request and of the reply.
+            context_size: tokens of a request, estimated from bytes.
+
+        Raises:
+            UnknownAliasError: the model is no endpoint.
+        """
+        if not isinstance(self.model, str):
+            return None
+        endpoint = current_runtime().endpoint(self.model)
+        price = endpoint.price
+        request = [{"role": "system", "content": ""}, {"role": "user", "content": "x" * 4 * context_size}]
+        limit = worst_case(LLMRequest(request, endpoint.params or {}), endpoint, price).output_tokens
+        if self.attempts > 1:  # a further request shows the last reply and what was wrong with it
+            request += [
+                {"role": "assistant", "content": "x" * 4 * limit},
+                {"role": "user", "content": "x" * _COMPLAINT},
+            ]
+        most = worst_case(LLMRequest(request, endpoint.params or {}), endpoint, price)
+        usd = 0.0 if price is None else shown * price.input + written * price.output
+        written = min(written, most.output_tokens)
+        return Usage(calls=1, input_tokens=shown, output_tokens=written, usd=min(usd, most.usd)), most
 
     async def ask(self, name: str, messages: Messages) -> Reply:
         """One reply.
