@@ -6,14 +6,20 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST_ARGS ?=
 
-# Viewers that the integration tests look at, each in an environment of its own: their requirements conflict with ours and
-# with each other's. Whoever has them elsewhere names their bin folders in these two variables.
+# Viewers that the integration tests look at, and Gradio for the demos' pages, each in an environment of its own: their
+# requirements conflict with ours and with each other's. Whoever has the viewers elsewhere names their bin folders in
+# these two variables.
 PHOENIX := 20.26.1
 MLFLOW := 3.17.2
+GRADIO := 6.31.0
+TESTCONTAINERS := 4.15.0
 HYPERFUNC_TEST_PHOENIX ?= $(CURDIR)/.venv-integration/phoenix-$(PHOENIX)/bin
 HYPERFUNC_TEST_MLFLOW ?= $(CURDIR)/.venv-integration/mlflow-$(MLFLOW)/bin
-export HYPERFUNC_TEST_PHOENIX HYPERFUNC_TEST_MLFLOW
+HYPERFUNC_TEST_PICTURES ?= $(CURDIR)/out/pictures
+export HYPERFUNC_TEST_PHOENIX HYPERFUNC_TEST_MLFLOW HYPERFUNC_TEST_PICTURES
 VIEWERS := $(HYPERFUNC_TEST_PHOENIX:$(CURDIR)/%=%)/phoenix $(HYPERFUNC_TEST_MLFLOW:$(CURDIR)/%=%)/mlflow
+WITH_GRADIO := .venv-integration/gradio-$(GRADIO)
+CLIENTS := $(VENV)/.integration
 
 .PHONY: help setup demo test check format bench integration reliability wheel clean
 
@@ -55,8 +61,23 @@ bench: $(STAMP)  ## The benchmarks behind docs/benchmarks.md (minutes; peers are
 	$(PYTHON) -m venv .venv-integration/mlflow-$(MLFLOW)
 	$(@D)/python -m pip install --quiet --disable-pip-version-check mlflow==$(MLFLOW)
 
-integration: $(STAMP) $(VIEWERS)  ## What needs a browser, a database server, a viewer: fails where one is missing
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m integration --require-integration --require-postgres $(PYTEST_ARGS)
+$(WITH_GRADIO)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(WITH_GRADIO)
+	grep -vE '^(huggingface_hub|pillow|tomlkit)==' constraints.txt > $(WITH_GRADIO)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(@D)/constraints.txt torch
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(@D)/constraints.txt \
+		--editable '.[agents,plot,demo-web]' gradio==$(GRADIO) pytest pytest-asyncio hypothesis playwright
+	touch $@
+
+$(CLIENTS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[mlflow]' testcontainers==$(TESTCONTAINERS)
+	touch $@
+
+integration: $(CLIENTS) $(VIEWERS) $(WITH_GRADIO)/.installed  ## What needs a browser, a database server, a viewer: fails where one is missing
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m integration --require-integration --ignore-glob='tests/agents/*_page.py' $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(WITH_GRADIO)/bin/python -m pytest -m integration --require-integration tests/agents/*_page.py $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -k postgres --require-postgres tests/memory $(PYTEST_ARGS)
 
 reliability: $(STAMP)  ## kill -9 at a hundred random moments of runs with tensors and model calls (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability -m "reliability or slow" $(PYTEST_ARGS)

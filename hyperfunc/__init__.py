@@ -21,6 +21,7 @@ _CORE: dict[str, str] = {
     "BatchResult": "hyperfunc.batch",
     "Budget": "hyperfunc.budget",
     "Call": "hyperfunc.tape",
+    "CallContext": "hyperfunc.observability",
     "CallRecord": "hyperfunc.observability",
     "CallStore": "hyperfunc.calls",
     "Choice": "hyperfunc.parameters.scalars",
@@ -192,6 +193,7 @@ if TYPE_CHECKING:  # what the tables say, for type checkers and editors
     from hyperfunc.hookspecs import hookimpl as hookimpl
     from hyperfunc.injection import injected as injected
     from hyperfunc.journal import Journal as Journal
+    from hyperfunc.observability import CallContext as CallContext
     from hyperfunc.observability import CallRecord as CallRecord
     from hyperfunc.observability import HyperFunctionStats as HyperFunctionStats
     from hyperfunc.observability import ObservabilityHub as ObservabilityHub

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import is_dataclass, replace
 from typing import Any
 
 from hyperfunc.discovery import TrainableSystem
@@ -11,7 +10,7 @@ from hyperfunc.durable import RunIdentity
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.fitness import Metric
-from hyperfunc.journal import fingerprint_data, fingerprint_program
+from hyperfunc.journal import fingerprint_data, fingerprint_program, fingerprint_system
 from hyperfunc.optimization.options import LoopOptions
 from hyperfunc.optimization.texts import TextOptimizer
 
@@ -42,17 +41,16 @@ def identity_of(
         "patience": options.patience,
         "target": options.target,
         "parameters": list(group.names),
-        "other_parameters": system.theta.select(frozen).content_hash,
-        "optimizer": fingerprint_program(_without_steps(optimizer)).hash,
-        "metric": metric if isinstance(metric, str) else fingerprint_program(metric).hash,
+        "other_parameters": {name: system.theta.select([name]).content_hash for name in frozen},
+        "optimizer": _without_steps(optimizer),
+        "metric": metric if isinstance(metric, str) else fingerprint_program(metric).texts(),
     }
     if prompts is not None:
-        config |= {"prompt_optimizer": fingerprint_program(prompts).hash, "schedule": options.schedule}
-    not_the_program = ["system_optimizer", "prompt_optimizer", "settings", "memory", "_registry"]
+        config |= {"prompt_optimizer": fingerprint_program(prompts).texts(), "schedule": options.schedule}
     return RunIdentity(
         name,
         config,
-        fingerprint_program(system, leave_out=not_the_program),
+        fingerprint_system(system),
         fingerprint_data(train=train, validation=validation),
         options.seed,
     )
@@ -64,9 +62,8 @@ def learned_values(system: TrainableSystem) -> Sequence[str]:
     return () if statistics is None else statistics.names
 
 
-def _without_steps(optimizer: Any) -> Any:
-    """How long a run goes on may differ when it is resumed."""
-    if is_dataclass(optimizer) and not isinstance(optimizer, type) and hasattr(optimizer, "steps"):
-        changed: Any = replace(optimizer, steps=0)
-        return changed
-    return optimizer
+def _without_steps(optimizer: Any) -> dict[str, str]:
+    """What an optimizer is made of, but for how long it goes on, which may differ when a run is resumed."""
+    texts = fingerprint_program(optimizer).texts()
+    texts.pop(f"constant {type(optimizer).__qualname__}.steps", None)
+    return texts

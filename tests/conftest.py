@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(skip)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under --require-integration, an integration test that skips itself has failed; only docker may be missing."""
+    report = yield
+    if (
+        report.skipped
+        and item.config.getoption("--require-integration")
+        and item.get_closest_marker("integration")
+        and isinstance(report.longrepr, tuple)  # file, line, reason
+        and not report.longrepr[2].startswith("Skipped: no docker daemon answers")
+    ):
+        report.outcome = "failed"
+        report.longrepr = f"--require-integration, but: {report.longrepr[2].removeprefix('Skipped: ')}"
+    return report
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Where tests leave pictures of the pages that they have looked at: HYPERFUNC_TEST_PICTURES, if that is set."""
+    folder = Path(os.environ.get("HYPERFUNC_TEST_PICTURES") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
-def chromium(request: pytest.FixtureRequest) -> Path:
+def chromium() -> Path:
     """The browser, where there is one."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         found = shutil.which(name)
         if found:
             return Path(found)
-    message = "no Chromium found; install the package chromium"
-    if request.config.getoption("--require-integration"):
-        pytest.fail(message)
-    pytest.skip(message)
+    pytest.skip("no Chromium found; install the package chromium")

@@ -59,7 +59,7 @@ class OTLPExporter:
         try:
             encoding: Any = import_module("hyperfunc_otlp.spans")
             self._metrics: Any = import_module("hyperfunc_otlp.metrics")
-            transports: Any = import_module("hyperfunc_otlp.transports")
+            transports: Any = import_module(f"hyperfunc_otlp.{_PROTOCOLS[protocol]}_transport")
         except ImportError as error:
             raise MissingDependencyError(error.name or "opentelemetry-proto", "otlp") from error
         self._endpoint = endpoint

@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hyperfunc.errors import EvaluationError
-from hyperfunc.evaluation.experiment import Evaluation, Experiment
-from hyperfunc.evaluation.gate import EvalGate, GateResult
+
+if TYPE_CHECKING:
+    from hyperfunc.evaluation import EvalGate, Evaluation, Experiment, GateResult
 
 __all__ = ["gate"]
 
@@ -38,6 +39,8 @@ def gate(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Judge a candidate by thresholds and against a baseline; exit code 0 passed, 1 failed, 2 not to be judged."""
+    from hyperfunc.evaluation import EvalGate, Experiment  # need torch
+
     try:
         judge = EvalGate(
             threshold=threshold,
@@ -66,6 +69,8 @@ def gate(
 def _judged(
     judge: EvalGate, experiment: Experiment, baseline: Path | None, name: str, baseline_name: str
 ) -> GateResult:
+    from hyperfunc.evaluation import Experiment
+
     against: Evaluation | None = None
     if baseline is not None or judge.compares:
         other = experiment if baseline is None else Experiment.load(baseline)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from hyperfunc.cli.runs_loading import JOURNAL, open_existing, print_json
+from hyperfunc.cli.runs_loading import JOURNAL, make_table, open_history, open_journal, print_json, show
+from hyperfunc.cli.runs_text import comparison_parts, plain, run_parts
 from hyperfunc.errors import ConfigurationError
-from hyperfunc.journal import Journal, RunRecord
-from hyperfunc.journal.comparing import compare_runs, total_spend
-from hyperfunc.journal.timefmt import duration, moment
+from hyperfunc.journal.records import RunRecord
+from hyperfunc.journal.timefmt import minute, moment, size
 from hyperfunc.usage import Usage
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, show, compare, export and prune runs.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="List, show, compare, export and prune runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
-_HASH = re.compile(r"[0-9a-f]{64}")
 _RUN = typer.Argument(help="The run's name.")
+_FIRST = typer.Argument(help="A run's name.")
+_SECOND = typer.Argument(help="Another run's name.")
 _RUNS = typer.Argument(None, help="Only these runs.")
 _FOLDER = typer.Option(..., "--output", "-o", help="A folder that does not exist yet.")
 _JSON = typer.Option(False, "--json", help="Machine-readable.")
@@ -32,77 +35,59 @@ _JSON = typer.Option(False, "--json", help="Machine-readable.")
 @app.command("list")
 def list_runs(journal: Path = JOURNAL, as_json: bool = _JSON) -> None:
     """All runs, oldest first."""
-    with open_existing(journal) as opened:
-        runs = [(run, total_spend(opened, run.name)) for run in opened.runs()]
+    with open_history(journal) as opened:
+        runs = [(run, opened.total_spend(run.name)) for run in opened.runs()]
     if as_json:
         print_json([_run_json(run, spend) for run, spend in runs])
         return
-    table = _table("run", "status", "began", "generations", "best", "calls", "USD", "ended by")
+    if not runs:
+        show("no runs")
+        return
+    table = make_table("run", "state", "began (UTC)", "generations", "best", "calls", "USD")
     for run, spend in runs:
         table.add_row(
             run.name,
-            run.status,
-            moment(run.created_at),
+            (run.finish_reason if run.status == "finished" else None) or run.status,
+            minute(run.created_at),
             str(run.generations),
-            _number(run.best_score),
+            plain(run.best_score),
             str(spend.calls),
             f"{spend.usd:.4f}",
-            run.finish_reason or "",
         )
-    Console().print(table if runs else "no runs")
+    show(table)
 
 
-@app.command()
-def show(run: str = _RUN, journal: Path = JOURNAL, as_json: bool = _JSON) -> None:
-    """One run: what it is, every generation, what it used, its parameters."""
-    with open_existing(journal) as opened:
+@app.command("show")
+def show_run(
+    run: str = _RUN,
+    generations: int = typer.Option(20, "--generations", "-g", min=0, help="How many of the last generations to list."),
+    journal: Path = JOURNAL,
+    as_json: bool = _JSON,
+) -> None:
+    """One run: what it is, its generations, what it used, its parameters."""
+    with open_history(journal) as opened:
         record = opened.run(run)
-        spend = total_spend(opened, run)
-        generations = opened.generations(run)
-        has_theta = record.best_theta is not None or any(g.theta is not None for g in generations)
-        parameters = _parameters(opened, run) if has_theta else {}
+        spend = opened.total_spend(run)
+        recorded = opened.generations(run)
+        parameters = opened.describe_best(run)
     if as_json:
-        rows = [{"number": g.number, "fitness": dict(g.fitness)} for g in generations]
+        rows = [{"number": g.number, "fitness": dict(g.fitness)} for g in recorded]
         print_json({**_run_json(record, spend), "generations_list": rows, "parameters": parameters})
-        return
-    console = Console()
-    facts = _table("", "")
-    facts.show_header = False
-    for name, value in _facts(record, spend).items():
-        facts.add_row(name, _plain(value))
-    for name, shape in parameters.items():
-        facts.add_row(name, _plain(shape))
-    console.print(facts)
-    numbers = _table("generation", "best", "mean", "centre", "sigma", "evaluations")
-    for generation in generations[1:]:
-        fitness = generation.fitness
-        values = [_number(fitness.get(name)) for name in ("best", "mean", "center", "sigma")]
-        numbers.add_row(str(generation.number), *values, f"{fitness.get('evaluations', 0):.0f}")
-    console.print(numbers)
+    else:
+        show(*run_parts(record, spend, recorded, parameters, most=generations))
 
 
 @app.command()
-def compare(first: str, second: str, journal: Path = JOURNAL, as_json: bool = _JSON) -> None:
-    """What differs between two runs: configuration, fitness, spend, texts, tensors."""
-    with open_existing(journal) as opened:
+def compare(first: str = _FIRST, second: str = _SECOND, journal: Path = JOURNAL, as_json: bool = _JSON) -> None:
+    """What differs between two runs: program, data, configuration, results, texts, tensors."""
+    from hyperfunc.journal.comparing import compare_runs  # needs torch
+
+    with open_history(journal) as opened:
         found = compare_runs(opened, first, second)
-    rows: dict[str, tuple[Any, Any]] = {
-        "same program": (found.same_program, found.same_program),
-        "same data": (found.same_data, found.same_data),
-        **{f"configuration {name}": pair for name, pair in found.config.items()},
-        **{f"last {name}": pair for name, pair in found.fitness.items()},
-        "calls": (found.spend[0].calls, found.spend[1].calls),
-        "USD": (found.spend[0].usd, found.spend[1].usd),
-        **{f"text {name}": pair for name, pair in found.texts.items()},
-        **{f"distance of {name}": (0.0, distance) for name, distance in found.tensor_distances.items()},
-    }
     if as_json:
-        print_json({name: list(pair) for name, pair in rows.items()})
-        return
-    table = _table("", first, second)
-    for name, pair in rows.items():
-        table.add_row(name, *map(_plain, pair))
-    Console().print(table)
+        print_json(found.to_dict())
+    else:
+        show(*comparison_parts(found))
 
 
 @app.command()
@@ -113,8 +98,10 @@ def export(
     journal: Path = JOURNAL,
 ) -> None:
     """A run as plain files: JSON, JSON lines, safetensors."""
-    with open_existing(journal) as opened:
-        typer.echo(str(opened.export(run, output, results=results)))
+    from hyperfunc.journal.exporting import export_run  # needs torch
+
+    with open_history(journal) as opened:
+        typer.echo(str(export_run(opened, run, output, results=results)))
 
 
 @app.command()
@@ -122,76 +109,42 @@ def prune(
     runs: list[str] | None = _RUNS,
     older_than_days: float | None = typer.Option(None, "--older-than-days", min=0.0, help="Not touched for this long."),
     keep_latest: int | None = typer.Option(None, "--keep-latest", min=0, help="All but this many of the latest."),
-    calls: bool = typer.Option(False, "--calls", help="Forget the paid calls of the deleted runs as well."),
+    calls: bool = typer.Option(
+        False, "--calls", help="Forget the paid calls of the deleted runs too; runs that share them pay again."
+    ),
     keep_snapshots: int | None = typer.Option(
         None, "--keep-snapshots", min=1, help="Generations of each remaining run that keep their parameters."
     ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would go; delete nothing."),
     journal: Path = JOURNAL,
 ) -> None:
     """Delete runs that fit all the conditions given. Runs in progress stay."""
     if not runs and older_than_days is None and keep_latest is None and keep_snapshots is None:
         raise ConfigurationError("say what may go: names of runs, --older-than-days, --keep-latest or --keep-snapshots")
-    with open_existing(journal) as opened:
+    with open_journal(journal) as opened:
         gone = opened.prune(
             runs or None,
             older_than_days=older_than_days,
             keep_latest=keep_latest,
             calls=calls,
             keep_snapshots=keep_snapshots,
+            dry_run=dry_run,
         )
-    typer.echo(f"deleted {len(gone.runs)} runs: {', '.join(gone.runs)}" if gone.runs else "deleted no run")
-    typer.echo(f"{gone.snapshots} snapshots and {gone.calls} paid calls dropped, {gone.bytes_freed} bytes freed")
+        unfinished = [run.name for run in opened.runs() if run.status != "finished" and run.name not in gone.runs]
+    would = "would be " if dry_run else ""
+    typer.echo(f"{would}deleted: {', '.join(gone.runs) if gone.runs else 'no run'}")
+    freed = "" if dry_run else f", {size(gone.bytes_freed)} freed"
+    typer.echo(f"{would}dropped: {_counted(gone.snapshots, 'snapshot')}, {_counted(gone.calls, 'paid call')}{freed}")
+    if gone.calls and unfinished:
+        names = ", ".join(unfinished)
+        typer.echo(f"note: what unfinished runs shared of these calls, they pay for again: {names}", err=True)
 
 
-def _parameters(journal: Journal, run: str) -> dict[str, Any]:
-    theta = journal.best_theta(run)
-    return {**{name: list(tensor.shape) for name, tensor in theta.tensors.items()}, **theta.texts}
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _run_json(run: RunRecord, spend: Usage) -> dict[str, Any]:
     values = asdict(run)
     values["began"], values["updated"] = moment(run.created_at), moment(run.updated_at)
     return {**values, "spend": spend.to_dict()}
-
-
-def _facts(run: RunRecord, spend: Usage) -> dict[str, Any]:
-    """A run for a reader; the whole of it is in ``--json``."""
-    shown: dict[str, Any] = {
-        "name": run.name,
-        "status": run.status,
-        "ended by": run.finish_reason,
-        "best score": run.best_score,
-        "generations": run.generations,
-        "began": moment(run.created_at),
-        "took": duration(run.updated_at - run.created_at),
-        "spent": f"{spend.calls} calls, {spend.total_tokens} tokens, ${spend.usd:.4f}",
-        **run.config,
-        "git revision": run.git_revision,
-        "program": run.program_hash,
-        "data": run.data_hash,
-        **run.environment,
-    }
-    return {name: value for name, value in shown.items() if value not in (None, "", [], {})}
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.5g}"
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_plain, value)) if all(isinstance(item, str) for item in value) else str(list(value))
-    if isinstance(value, str) and _HASH.fullmatch(value):
-        return value[:12]  # enough to tell two apart; --json has them whole
-    return f"{value:.5g}" if isinstance(value, float) else str(value)

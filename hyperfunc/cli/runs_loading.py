@@ -1,30 +1,52 @@
-"""What the commands about runs share: opening a journal that exists, and finding what ``package.module:name`` means."""
+"""What the commands about runs share: opening a journal, printing, and finding what ``package.module:name`` means.
+
+Imports no torch: what needs it is imported by the command that does.
+"""
 
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from hyperfunc.errors import ConfigurationError
-from hyperfunc.journal import Journal
+from hyperfunc.journal.history import JournalHistory
 
-__all__ = ["JOURNAL", "load_object", "open_existing", "print_json"]
+if TYPE_CHECKING:
+    from hyperfunc.journal import Journal
+
+__all__ = ["JOURNAL", "load_object", "make_table", "open_history", "open_journal", "print_json", "show"]
 
 JOURNAL = typer.Option(Path(".hyperfunc/journal.db"), "--journal", "-j", help="The journal's file.")
 
+_UNLIMITED = 100_000  # columns
 
-def open_existing(path: Path) -> Journal:
-    """The journal at ``path``.
+
+def open_history(path: Path) -> JournalHistory:
+    """The journal at ``path``, to be read.
 
     Raises:
-        JournalError: there is none.
+        JournalError: there is none, or it cannot be read.
     """
+    return JournalHistory.open(path)
+
+
+def open_journal(path: Path) -> Journal:
+    """The journal at ``path``, to be changed or replayed from.
+
+    Raises:
+        JournalError: there is none, or it cannot be read.
+    """
+    from hyperfunc.journal import Journal  # needs torch
+
     return Journal(path, create=False)
 
 
@@ -58,3 +80,26 @@ def load_object(reference: str, option: str) -> Any:
 def print_json(value: Any) -> None:
     """``value`` as JSON on standard output."""
     typer.echo(json.dumps(value, indent=2, sort_keys=True))
+
+
+def make_table(*columns: str) -> Table:
+    """An empty table; long cells are folded, never cut."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def show(*things: Any) -> None:
+    """Tables and lines on standard output: as they are, without markup; one line a row where nobody reads along."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    if console.is_terminal:
+        for thing in things:
+            console.print(thing)
+        return
+    width = None if "COLUMNS" in os.environ else _UNLIMITED
+    page = Console(file=io.StringIO(), markup=False, emoji=False, highlight=False, width=width)
+    with page.capture() as captured:
+        for thing in things:
+            page.print(thing)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))

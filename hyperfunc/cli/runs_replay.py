@@ -7,66 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hyperfunc.binding import Binding
-from hyperfunc.budget import Budget
-from hyperfunc.cli.runs_loading import JOURNAL, load_object, open_existing
-from hyperfunc.errors import ConfigurationError, JournalError, ResumeError
-from hyperfunc.evaluation.example import Example
-from hyperfunc.journal import Journal
-from hyperfunc.observability.preview import preview
-from hyperfunc.parameters.theta import Theta
-from hyperfunc.scope import RunScope, enter_scope
-from hyperfunc.selection import as_examples
-from hyperfunc.system import HyperSystem
-from hyperfunc.tape import Tape, recording
+from hyperfunc.cli.runs_loading import JOURNAL, load_object, open_history, open_journal
+from hyperfunc.errors import ConfigurationError, ResumeError
 
-__all__ = ["Replay", "replay", "replay_example", "resume"]
+if TYPE_CHECKING:
+    from hyperfunc.evaluation.example import Example
+    from hyperfunc.system import HyperSystem
+
+__all__ = ["replay", "resume"]
 
 _RUN = typer.Argument(help="The run's name.")
-
-
-@dataclass(frozen=True)
-class Replay:
-    """One example, run again.
-
-    Attributes:
-        output: what the program returned.
-        tape: what it called.
-        seconds: how long it took.
-    """
-
-    output: Any
-    tape: Tape
-    seconds: float
-
-
-async def replay_example(
-    journal: Journal, run: str, system: HyperSystem, example: Example, *, theta: Theta | None = None
-) -> Replay:
-    """Run ``example`` under a run's best θ (or ``theta``), with every paid call answered from the journal.
-
-    Components that pay outside the call store (a user's own HTTP request) are called as ever: nobody kept their
-    results.
-
-    Raises:
-        JournalError: there is no such run, or a paid call is not in the journal.
-    """
-    record = journal.run(run)
-    program = replace(system.program(), theta=theta if theta is not None else journal.best_theta(run))
-    scope = RunScope(Budget(calls=0, usd=0, name="replay"), journal.call_store(offline=True), seed=record.seed)
-    tape = Tape()
-    began = time.perf_counter()
-    with enter_scope(scope, evaluating=True), recording(tape):
-        output = await program(Binding(program.theta, defaults=program.defaults), example.inputs)
-    return Replay(output, tape, time.perf_counter() - began)
 
 
 def replay(
@@ -82,17 +38,27 @@ def replay(
     The journal has the calls of every candidate on the examples that judged it: the best one's on the validation data
     (without any, on the training data).
     """
-    chosen = _example(data, example)
-    with open_existing(journal) as opened:
-        theta = _initial_theta(opened, run) if initial else None
+    from hyperfunc.cli.replaying import initial_theta, replay_example, shown, what_changed  # need torch
+
+    with open_journal(journal) as opened:
         opened.run(run)
-        replayed = asyncio.run(replay_example(opened, run, _system(system), chosen, theta=theta))
+        examples = _examples(data, example)
+        program = _system(system)
+        for line in what_changed(opened, run, program, examples, example):
+            typer.echo(f"note: {line}", err=True)
+        theta = initial_theta(opened, run) if initial else None
+        replayed = asyncio.run(replay_example(opened, run, program, examples[example], theta=theta))
+    if replayed.unused:
+        names = ", ".join(replayed.unused)
+        typer.echo(f"note: {system} has not used these parameters of the run: {names}", err=True)
+    depths: dict[int, int] = {}
     for call in replayed.tape:
-        indent = "  " if call.parent is not None else ""
-        typer.echo(f"{indent}{call.function}: {1000 * call.seconds:.1f} ms -> {preview(call.output)}")
-    typer.echo(f"output: {preview(replayed.output)}")
-    typer.echo(f"expected: {preview(chosen.expected)}")
-    typer.echo(f"{len(replayed.tape)} calls in {1000 * replayed.seconds:.1f} ms, 0 paid")
+        depths[call.id] = 0 if call.parent is None else depths.get(call.parent, 0) + 1
+        typer.echo(f"{'  ' * depths[call.id]}{call.function}: {1000 * call.seconds:.1f} ms -> {shown(call.output)}")
+    typer.echo(f"output: {shown(replayed.output)}")
+    typer.echo(f"expected: {shown(examples[example].expected)}")
+    count = len(replayed.tape)
+    typer.echo(f"{count} call{'' if count == 1 else 's'} in {1000 * replayed.seconds:.1f} ms, 0 paid")
 
 
 def resume(
@@ -105,15 +71,16 @@ def resume(
     It has to call ``optimize(..., run=…, resume=True)``. Where it has parameters called ``run`` and ``journal``, it
     gets the run's name and the journal's path.
     """
+    with open_history(journal) as opened:
+        before = opened.run(run)
     function = load_object(program, "--program")
     if not inspect.iscoroutinefunction(function):
-        raise ConfigurationError(f"--program: expected an `async def` function, got {function!r}")
-    with open_existing(journal) as opened:
-        before = opened.run(run)
+        name = getattr(function, "__qualname__", type(function).__name__)
+        raise ConfigurationError(f"--program: expected an `async def` function that optimizes, got {name}")
     offered = {"run": run, "journal": journal}
     accepted = inspect.signature(function).parameters
     result = asyncio.run(function(**{name: value for name, value in offered.items() if name in accepted}))
-    with open_existing(journal) as opened:
+    with open_history(journal) as opened:
         after = opened.run(run)
     if after.updated_at == before.updated_at:
         raise ResumeError(
@@ -124,6 +91,8 @@ def resume(
 
 
 def _system(reference: str) -> HyperSystem:
+    from hyperfunc.system import HyperSystem  # needs torch
+
     found = load_object(reference, "--system")
     system = found if isinstance(found, HyperSystem) else _called(found, "--system")
     if not isinstance(system, HyperSystem):
@@ -131,26 +100,29 @@ def _system(reference: str) -> HyperSystem:
     return system
 
 
-def _example(reference: str, position: int) -> Example:
+def _examples(reference: str, position: int) -> Sequence[Example]:
+    from hyperfunc.selection import as_examples  # needs torch
+
     found = load_object(reference, "--data")
     examples = as_examples(found if isinstance(found, Sequence) else _called(found, "--data"))
     if position >= len(examples):
         raise ConfigurationError(f"--example: expected 0 to {len(examples) - 1}, got {position}")
-    return examples[position]
+    return examples
 
 
 def _called(function: Any, option: str) -> Any:
     if not callable(function):
         raise ConfigurationError(f"{option}: expected a function, got {type(function).__name__}")
+    needed = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise ConfigurationError(f"{option}: expected a function without arguments, got one that needs {needed[0]!r}")
     made = function()
     if inspect.iscoroutine(made):
         made.close()
         raise ConfigurationError(f"{option}: expected an ordinary function, got a coroutine function")
     return made
-
-
-def _initial_theta(journal: Journal, run: str) -> Theta:
-    key = next((g.theta for g in journal.generations(run) if g.theta is not None), None)
-    if key is None:
-        raise JournalError(f"run {run!r} has recorded no parameters yet")
-    return journal.load_theta(key)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from hyperfunc.cli.runs_loading import JOURNAL, open_existing
+from hyperfunc.cli.runs_loading import JOURNAL, open_history
 from hyperfunc.errors import JournalError
 from hyperfunc.journal.graph import graph_of_components, to_dot, to_svg
 from hyperfunc.journal.report import write_report
@@ -24,7 +24,7 @@ def report(
     journal: Path = JOURNAL,
 ) -> None:
     """Write a run as one self-contained page: curves, parameters, lineage, spend, slowest calls, failures."""
-    with open_existing(journal) as opened:
+    with open_history(journal) as opened:
         typer.echo(str(write_report(opened, run, output)))
 
 
@@ -35,7 +35,7 @@ def graph(
     journal: Path = JOURNAL,
 ) -> None:
     """Draw which component of a run's program calls which, and whose output goes where."""
-    with open_existing(journal) as opened:
+    with open_history(journal) as opened:
         opened.run(run)
         traces = opened.traces(run)
     if not traces:

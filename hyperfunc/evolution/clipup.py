@@ -11,15 +11,16 @@ descends on ``.grad`` like every other, and composes with lr schedulers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, overload
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from hyperfunc.errors import ConfigurationError
 
-__all__ = ["ClipUp"]
+__all__ = ["ClipUp", "clip_up"]
 
 
 class ClipUp(Optimizer):
@@ -66,22 +67,31 @@ class ClipUp(Optimizer):
 
     def _step_group(self, group: dict[str, Any]) -> None:
         parameters = [p for p in group["params"] if p.grad is not None]
-        if not parameters:
-            return
-        gradient_norm = _norm([p.grad for p in parameters])
-        for p in parameters:
-            velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
-            velocity.mul_(group["momentum"])
-            if gradient_norm > 0:
-                velocity.add_(p.grad, alpha=-group["lr"] / gradient_norm)
-        speed = _norm([self.state[p]["velocity"] for p in parameters])
-        max_speed = group["lr"] * group["max_speed_ratio"]
-        for p in parameters:
-            velocity = self.state[p]["velocity"]
-            if speed > max_speed:
-                velocity.mul_(max_speed / speed)
-            p.add_(velocity)
+        velocities = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in parameters]
+        clip_up(parameters, [p.grad.neg() for p in parameters], velocities, group)
 
 
-def _norm(tensors: list[torch.Tensor]) -> float:
+def clip_up(
+    parameters: list[Tensor],  # written into
+    gradients: list[Tensor],  # the direction of ascent
+    velocities: list[Tensor],  # written into
+    group: Mapping[str, Any],
+) -> None:
+    """One step of ClipUp up the gradient; ``group`` has ``lr``, ``momentum`` and ``max_speed_ratio``."""
+    if not parameters:
+        return
+    gradient_norm = _norm(gradients)
+    for velocity, gradient in zip(velocities, gradients, strict=True):
+        velocity.mul_(group["momentum"])
+        if gradient_norm > 0:
+            velocity.add_(gradient, alpha=group["lr"] / gradient_norm)
+    speed = _norm(velocities)
+    max_speed = group["lr"] * group["max_speed_ratio"]
+    for parameter, velocity in zip(parameters, velocities, strict=True):
+        if speed > max_speed:
+            velocity.mul_(max_speed / speed)
+        parameter.add_(velocity)
+
+
+def _norm(tensors: list[Tensor]) -> float:
     return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())

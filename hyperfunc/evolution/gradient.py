@@ -2,7 +2,8 @@
 
 ``torch.optim`` keeps its state inside objects. Here the object lives for one step: it is built on a copy of the centre,
 given its saved state, stepped, and its new state comes out as a value. So any optimizer and any lr scheduler of torch's
-fits into ``init / ask / tell``, and into a checkpoint.
+fits into ``init / ask / tell``, and into a checkpoint. A named optimizer without a scheduler does the same without the
+object, see :mod:`hyperfunc.evolution.named_optimizers`.
 
 Knows nothing of noise, fitness or bounds.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +21,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evolution.clipup import ClipUp
+from hyperfunc.evolution.named_optimizers import OptimizerName, first_state, step_by_name
 
 __all__ = ["GradientAscent", "OptimizerFactory", "OptimizerName", "OptimizerState", "SchedulerFactory"]
-
-OptimizerName = Literal["adam", "clipup", "sgd"]
 
 OptimizerFactory = Callable[[list[Tensor]], Optimizer]
 """Parameters -> optimizer, for example ``functools.partial(torch.optim.RMSprop, lr=0.01)``."""
@@ -78,6 +78,12 @@ class GradientAscent:
         """The centre one step up the gradient, and the optimizer's next state; the arguments are left alone."""
         names = sorted(center)
         parameters = [center[name].clone() for name in names]
+        if isinstance(self.optimizer, str) and self.scheduler is None:
+            after = _copy(state["optimizer"]) if state else first_state(self.optimizer, self.lr, len(names))
+            self._decay(after["param_groups"][0], names, parameters, decayed)
+            gradients = [gradient[name].to(parameter.dtype) for name, parameter in zip(names, parameters, strict=True)]
+            step_by_name(self.optimizer, parameters, gradients, after)
+            return dict(zip(names, parameters, strict=True)), {"optimizer": after, "scheduler": None}
         optimizer = self._build(parameters)
         scheduler = self.scheduler(optimizer) if self.scheduler is not None else None
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -86,11 +92,7 @@ class GradientAscent:
             optimizer.load_state_dict(_copy(state["optimizer"]))
             if scheduler is not None:
                 scheduler.load_state_dict(_copy(state["scheduler"]))
-        if self.weight_decay:
-            lr = float(optimizer.param_groups[0]["lr"])
-            for name, parameter in zip(names, parameters, strict=True):
-                if name in decayed:
-                    parameter.mul_(1.0 - lr * self.weight_decay)
+        self._decay(optimizer.param_groups[0], names, parameters, decayed)
         for name, parameter in zip(names, parameters, strict=True):
             ascending = bool(optimizer.param_groups[0].get("maximize", False))  # else torch.optim descends
             parameter.grad = (gradient[name] if ascending else gradient[name].neg()).to(parameter.dtype)
@@ -104,6 +106,14 @@ class GradientAscent:
             "scheduler": None if scheduler is None else _plain(scheduler.state_dict()),
         }
         return dict(zip(names, parameters, strict=True)), after
+
+    def _decay(
+        self, group: Mapping[str, Any], names: list[str], parameters: list[Tensor], decayed: Collection[str]
+    ) -> None:
+        if self.weight_decay:
+            for name, parameter in zip(names, parameters, strict=True):
+                if name in decayed:
+                    parameter.mul_(1.0 - float(group["lr"]) * self.weight_decay)
 
     def _build(self, parameters: list[Tensor]) -> Optimizer:
         if callable(self.optimizer):

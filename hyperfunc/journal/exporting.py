@@ -13,7 +13,7 @@ from typing import Any
 
 from hyperfunc.errors import JournalError
 from hyperfunc.journal.history import JournalHistory
-from hyperfunc.journal.traces import TracedCall
+from hyperfunc.journal.records import TracedCall
 from hyperfunc.parameters.files import save_theta
 from hyperfunc.usage import Usage
 

@@ -19,11 +19,12 @@ from hyperfunc.evaluation.content import content_digest
 from hyperfunc.evaluation.example import Example
 from hyperfunc.journal.sources import ProgramWalk
 
-__all__ = ["Fingerprint", "Part", "fingerprint_data", "fingerprint_program"]
+__all__ = ["Fingerprint", "Part", "fingerprint_data", "fingerprint_program", "fingerprint_system"]
 
 _CHUNK = 1000
 _MOST_DIFF_LINES = 16
 _MOST_NAMES = 8
+_NOT_THE_PROGRAM = ("system_optimizer", "prompt_optimizer", "settings", "memory", "_registry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Fingerprint:
     def hash(self) -> str:
         """SHA-256 (hex) of all parts; independent of their order."""
         lines = "\n".join(f"{name}\t{part.hash}" for name, part in sorted(self.parts.items()))
-        return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()
+        return _hash(lines)
 
     def diff(self, now: Fingerprint) -> list[str]:
         """What differs in ``now``, in words; empty if nothing does."""
@@ -58,6 +59,15 @@ class Fingerprint:
             if names:
                 lines.append(f"{self.kind} {verb}: {_listed(names)}")
         return lines
+
+    def texts(self) -> dict[str, str]:
+        """The text of each part that has one; :meth:`from_texts` reads it back."""
+        return {name: part.text for name, part in sorted(self.parts.items()) if part.text is not None}
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str], kind: str = "part") -> Fingerprint:
+        """Parts that are told apart by their texts."""
+        return cls({name: Part(_hash(text), text) for name, text in texts.items()}, kind)
 
     def to_json(self) -> str:
         """JSON that :meth:`from_json` reads back."""
@@ -84,8 +94,13 @@ def fingerprint_program(*components: Any, leave_out: Iterable[str] = ()) -> Fing
     walk = ProgramWalk(leave_out=frozenset(leave_out))
     for component in components:
         walk.visit(component, type(component).__qualname__)
-    parts = {name: Part(hashlib.sha256(t.encode("utf-8", "surrogatepass")).hexdigest(), t) for name, t in walk.texts()}
-    return Fingerprint(parts, "part")
+    return Fingerprint.from_texts(dict(walk.texts()))
+
+
+def fingerprint_system(system: Any) -> Fingerprint:
+    """The parts of a system's program: without its optimizers and settings, which are compared as configuration, and
+    without its memory, which is state."""
+    return fingerprint_program(system, leave_out=_NOT_THE_PROGRAM)
 
 
 def fingerprint_data(**splits: Sequence[Any] | None) -> Fingerprint:
@@ -110,6 +125,10 @@ def fingerprint_data(**splits: Sequence[Any] | None) -> Fingerprint:
     return Fingerprint(parts, "examples")
 
 
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _example_hash(split: str, index: int, example: Any) -> str:
     try:
         if isinstance(example, Example):
@@ -128,6 +147,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _changed_text(name: str, then: Part, now: Part) -> str:
     before, after = (then.text or "").splitlines(), (now.text or "").splitlines()
+    if len(before) == len(after) == 1:
+        return f"{name} changed: was {before[0]}, is {after[0]}"
     lines = [
         line
         for line in difflib.unified_diff(before, after, lineterm="", n=1)

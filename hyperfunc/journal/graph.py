@@ -11,7 +11,7 @@ from html import escape
 from typing import Literal
 
 from hyperfunc.journal.layout import lay_out
-from hyperfunc.journal.traces import TracedCall, TraceRecord
+from hyperfunc.journal.records import TracedCall, TraceRecord
 from hyperfunc.usage import Usage
 
 __all__ = ["CallGraph", "GraphEdge", "GraphNode", "graph_of_calls", "graph_of_components", "to_dot", "to_svg"]

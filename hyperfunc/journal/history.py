@@ -5,15 +5,18 @@ Plain functions that block for the moment of reading; a run in progress is seen 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from hyperfunc.errors import JournalError
 from hyperfunc.journal import queries
+from hyperfunc.journal.headers import describe_snapshot, snapshot_path
 from hyperfunc.journal.locks import RunLocks
 from hyperfunc.journal.records import (
     CandidateRecord,
@@ -22,12 +25,16 @@ from hyperfunc.journal.records import (
     PaidCallRecord,
     RunRecord,
     ScoreRecord,
+    TraceRecord,
 )
-from hyperfunc.journal.schema import connect
-from hyperfunc.journal.snapshots import SnapshotStore
-from hyperfunc.journal.traces import TraceRecord
+from hyperfunc.journal.schema import check_exists, connect, migrate
 from hyperfunc.journal.worker import DatabaseWorker
-from hyperfunc.parameters.theta import Theta
+from hyperfunc.usage import Usage
+
+if TYPE_CHECKING:
+    from hyperfunc.journal.fingerprint import Fingerprint
+    from hyperfunc.journal.snapshots import SnapshotStore
+    from hyperfunc.parameters.theta import Theta
 
 __all__ = ["JournalHistory"]
 
@@ -41,10 +48,26 @@ class JournalHistory:
         self.path = path
         files = path.with_name(f"{path.stem}.files")
         self._locks = RunLocks(files / "locks")
-        self._snapshots = SnapshotStore(files / "snapshots", sync=sync_snapshots)
+        self._snapshot_folder, self._sync_snapshots = files / "snapshots", sync_snapshots
         self._reader = DatabaseWorker(
             lambda: connect(path, query_only=True), writes=False, name="hyperfunc-journal-reader"
         )
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """The history in the journal at ``path``, brought up to this hyperfunc's schema. Imports no torch.
+
+        Raises:
+            JournalError: there is no journal, it is something else, damaged, or newer than this hyperfunc.
+        """
+        path = Path(path)
+        check_exists(path)
+        connection = connect(path)
+        try:
+            migrate(connection, path)
+        finally:
+            connection.close()
+        return cls(path)
 
     def close(self) -> None:
         """End the reading thread. A second call does nothing."""
@@ -90,28 +113,56 @@ class JournalHistory:
         """The executions that were recorded call by call."""
         return self._of_run(name, queries.traces)
 
+    def fingerprints(self, name: str) -> tuple[Fingerprint, Fingerprint]:
+        """What its program and its data consisted of when it began."""
+        from hyperfunc.journal.fingerprint import Fingerprint  # needs torch
+
+        program, data = self._of_run(name, queries.fingerprint_texts)
+        return Fingerprint.from_json(program), Fingerprint.from_json(data)
+
+    def total_spend(self, name: str) -> Usage:
+        """What a run used, summed over its generations and components."""
+        by_generation = self._of_run(name, queries.spend)
+        return sum((usage for spent in by_generation.values() for usage in spent.values()), Usage())
+
     def load_theta(self, key: str) -> Theta:
         """θ from the snapshot ``key`` (``GenerationRecord.theta``, ``RunRecord.best_theta``)."""
+        from hyperfunc.parameters.theta import Theta  # needs torch, which much of a history is read without
+
         snapshot = self._snapshots.load(key)
         return Theta({**snapshot.tensors, **snapshot.values["texts"]})
 
     def best_theta(self, name: str) -> Theta:
         """The best θ of a run, or the last recorded one of a run that has not finished."""
-        run = self.run(name)
-        key = run.best_theta
-        if key is None:
-            key = next((g.theta for g in reversed(self.generations(name)) if g.theta is not None), None)
+        key = self._best_key(name)
         if key is None:
             raise JournalError(f"run {name!r} has recorded no parameters yet")
         return self.load_theta(key)
 
+    def describe_best(self, name: str) -> dict[str, Any]:
+        """What :meth:`best_theta` holds: shapes of tensors and texts, by name; empty if nothing is recorded yet."""
+        key = self._best_key(name)
+        return {} if key is None else describe_snapshot(self.snapshot_path(key))
+
     def snapshot_path(self, key: str) -> Path:
         """The file of a snapshot."""
-        return self._snapshots.path(key)
+        return snapshot_path(self._snapshot_folder, key)
 
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a reading query on the journal's own connection; for what the methods above do not offer."""
         return self._reader.call(query)
+
+    @cached_property
+    def _snapshots(self) -> SnapshotStore:
+        from hyperfunc.journal.snapshots import SnapshotStore  # needs torch
+
+        return SnapshotStore(self._snapshot_folder, sync=self._sync_snapshots)
+
+    def _best_key(self, name: str) -> str | None:
+        run = self.run(name)
+        if run.best_theta is not None:
+            return run.best_theta
+        return next((g.theta for g in reversed(self.generations(name)) if g.theta is not None), None)
 
     def _of_run(self, name: str, query: Callable[[sqlite3.Connection, int], T]) -> T:
         return self.read(lambda connection: query(connection, queries.find_run(connection, name).id))

@@ -34,7 +34,7 @@ from hyperfunc.journal.records import (
     RunRecord,
 )
 from hyperfunc.journal.resuming import explain_changes
-from hyperfunc.journal.schema import Durability, connect, migrate
+from hyperfunc.journal.schema import Durability, check_exists, connect, migrate
 from hyperfunc.journal.worker import DatabaseWorker
 from hyperfunc.parameters.theta import Theta
 from hyperfunc.usage import Usage
@@ -63,9 +63,9 @@ class Journal(JournalRecording):
         create: bool = True,
     ) -> None:
         path = Path(path)
-        if not path.exists():
-            if not create:
-                raise JournalError(f"there is no journal at {path}; give the path of one, or start a run there")
+        if not create:
+            check_exists(path)
+        elif not path.exists():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -187,9 +187,7 @@ class Journal(JournalRecording):
 
         def take(connection: sqlite3.Connection) -> RunRecord:
             run = queries.find_run(connection, name)
-            program_then, data_then = connection.execute(
-                "SELECT program, data FROM runs WHERE id = ?", (run.id,)
-            ).fetchone()
+            program_then, data_then = queries.fingerprint_texts(connection, run.id)
             changes = explain_changes(
                 config_then={k: v for k, v in run.config.items() if k not in allowed},
                 config_now={k: v for k, v in json.loads(to_json("config", config)).items() if k not in allowed},
@@ -298,6 +296,7 @@ class Journal(JournalRecording):
         keep_latest: int | None = None,
         calls: bool = False,
         keep_snapshots: int | None = None,
+        dry_run: bool = False,
     ) -> PruneResult:
         """Delete runs, and with ``keep_snapshots`` thin out those that stay. Without any condition no run goes.
 
@@ -305,6 +304,7 @@ class Journal(JournalRecording):
             names, older_than_days, keep_latest: a run goes if it fits all that are given; runs in progress stay.
             calls: forget the paid calls of the deleted runs as well.
             keep_snapshots: how many generations of each remaining run keep their snapshots.
+            dry_run: find out what would go, and delete nothing.
 
         Raises:
             JournalError: a named run does not exist, or is running; nothing was deleted.
@@ -317,16 +317,22 @@ class Journal(JournalRecording):
                 raise JournalError(f"runs in progress cannot be pruned: {', '.join(busy)}; end them first")
             chosen = [(run_id, name) for run_id, name in chosen if name not in busy]
             ids = [run_id for run_id, _ in chosen]
+            connection.execute("SAVEPOINT prune")
             forgotten = delete_calls(connection, ids) if calls else 0
             delete_runs(connection, ids)
             thinned = 0
             if keep_snapshots is not None:
                 for run in queries.runs(connection):
                     thinned += thin_snapshots(connection, run.id, keep_last=keep_snapshots, keep_every=None)
+            if dry_run:
+                connection.execute("ROLLBACK TO prune")
+            connection.execute("RELEASE prune")
             return tuple(name for _, name in chosen), thinned, forgotten
 
         before = self._file_bytes()
         gone, thinned, forgotten = self._writer.call(delete)
+        if dry_run:
+            return PruneResult(gone, thinned, forgotten, 0)
         freed = self._remove_snapshots()
         self._writer.vacuum()
         return PruneResult(gone, thinned, forgotten, freed + max(0, before - self._file_bytes()))

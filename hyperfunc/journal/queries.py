@@ -15,14 +15,16 @@ from hyperfunc.journal.records import (
     RunRecord,
     RunStatus,
     ScoreRecord,
+    TracedCall,
+    TraceRecord,
 )
-from hyperfunc.journal.traces import TracedCall, TraceRecord
 from hyperfunc.usage import Usage
 
 __all__ = [
     "candidates",
     "events",
     "find_run",
+    "fingerprint_texts",
     "generations",
     "paid_between",
     "paid_calls",
@@ -77,6 +79,12 @@ def find_run(connection: sqlite3.Connection, name: str) -> RunRecord:
         known = [r[0] for r in connection.execute("SELECT name FROM runs ORDER BY id DESC LIMIT 12")]
         raise JournalError(f"no run named {name!r} in this journal; the latest are: {', '.join(known) or 'none'}")
     return _run(row)
+
+
+def fingerprint_texts(connection: sqlite3.Connection, run_id: int) -> tuple[str, str]:
+    """The JSON texts of a run's fingerprints: program, data."""
+    program, data = connection.execute("SELECT program, data FROM runs WHERE id = ?", (run_id,)).fetchone()
+    return program, data
 
 
 def spend(connection: sqlite3.Connection, run_id: int) -> dict[int, dict[str, Usage]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
-
-from hyperfunc.parameters.theta import Theta
 from hyperfunc.usage import Usage
+
+if TYPE_CHECKING:  # reading a journal needs no torch
+    from torch import Tensor
+
+    from hyperfunc.parameters.theta import Theta
 
 __all__ = [
     "CandidateRecord",
@@ -21,6 +23,8 @@ __all__ = [
     "RunRecord",
     "RunStatus",
     "ScoreRecord",
+    "TraceRecord",
+    "TracedCall",
 ]
 
 RunStatus = Literal["running", "interrupted", "finished", "failed"]
@@ -145,6 +149,56 @@ class PaidCallRecord:
     created_at: float
     result_bytes: int
     times_paid: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TracedCall:
+    """One call of a trace.
+
+    Attributes:
+        start: seconds after the first call of the trace began.
+        seconds: how long it took; of an unfinished one, 0.
+        inputs, output: previews; empty where content was not kept.
+        error: the error's type and message, if it failed.
+    """
+
+    id: int
+    function: str
+    parent: int | None = None
+    start: float = 0.0
+    seconds: float = 0.0
+    inputs: str = ""
+    output: str = ""
+    error: str | None = None
+    attempts: int = 1
+    usage: Usage = field(default_factory=Usage)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__} | {"usage": self.usage.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TracedCall:
+        return cls(**{**data, "usage": Usage.from_dict(data["usage"])})
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRecord:
+    """What one execution of the program called.
+
+    Attributes:
+        label: which program ran: ``"best"``, a candidate's key, …
+        edges: (source id, target id, kind), see :class:`hyperfunc.tape.Edge`.
+    """
+
+    sequence: int
+    generation: int
+    example: str
+    label: str
+    created_at: float
+    seconds: float
+    calls: tuple[TracedCall, ...]
+    edges: tuple[tuple[int, int, str], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,22 +11,23 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from hyperfunc.errors import JournalError
 from hyperfunc.journal.charts import line_chart
 from hyperfunc.journal.graph import graph_of_components, to_svg
 from hyperfunc.journal.history import JournalHistory
 from hyperfunc.journal.lineage import lineage_svg
-from hyperfunc.journal.records import GenerationRecord, RunRecord, ScoreRecord
+from hyperfunc.journal.records import GenerationRecord, RunRecord, ScoreRecord, TraceRecord
 from hyperfunc.journal.style import STYLE
 from hyperfunc.journal.textdiff import text_diff
 from hyperfunc.journal.timefmt import duration, moment
-from hyperfunc.journal.traces import TraceRecord
-from hyperfunc.parameters.theta import Theta
 from hyperfunc.usage import Usage
+
+if TYPE_CHECKING:  # a run without tensors is reported without torch
+    from torch import Tensor
+
+    from hyperfunc.parameters.theta import Theta
 
 __all__ = ["render_report", "write_report"]
 

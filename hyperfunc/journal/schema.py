@@ -13,7 +13,16 @@ from typing import Literal
 
 from hyperfunc.errors import JournalError
 
-__all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION", "Durability", "connect", "migrate"]
+__all__ = [
+    "APPLICATION_ID",
+    "MIGRATIONS",
+    "SCHEMA_VERSION",
+    "Durability",
+    "check_exists",
+    "connect",
+    "migrate",
+    "remedy",
+]
 
 APPLICATION_ID = 0x68796A6C  # "hyjl"
 
@@ -164,6 +173,7 @@ def connect(path: Path, *, durability: Durability = "process", query_only: bool 
     except sqlite3.Error as error:
         raise JournalError(f"cannot open the journal {path}: {error}; check the folder and its permissions") from error
     try:
+        _version(connection, path)  # before anything is written to what may be another program's file
         _enter_wal(connection)
         connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -171,7 +181,10 @@ def connect(path: Path, *, durability: Durability = "process", query_only: bool 
             connection.execute("PRAGMA query_only = ON")
     except sqlite3.Error as error:
         connection.close()
-        raise JournalError(f"cannot use {path} as a journal: {error}") from error
+        raise _unusable(path, error) from error
+    except JournalError:
+        connection.close()
+        raise
     return connection
 
 
@@ -212,7 +225,39 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute("ROLLBACK")
             raise
     except sqlite3.Error as error:
-        raise JournalError(f"cannot use {path} as a journal: {error}") from error
+        raise _unusable(path, error) from error
+
+
+def check_exists(path: Path) -> None:
+    """Refuse a path at which there is no journal to be read.
+
+    Raises:
+        JournalError: there is no file, or an empty one.
+    """
+    try:
+        empty = path.stat().st_size == 0
+    except FileNotFoundError as error:
+        raise JournalError(
+            f"there is no journal at {path}; give the path of one (--journal), or start a run there"
+        ) from error
+    except OSError as error:
+        raise JournalError(f"cannot open the journal {path}: {error}") from error
+    if empty:
+        raise JournalError(f"{path} is an empty file, not a journal; give the path of one, or start a run there")
+
+
+def remedy(error: sqlite3.Error) -> str:
+    """What to do about ``error``, for the end of a message."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what extends it
+    if code == sqlite3.SQLITE_NOTADB:
+        return "expected an SQLite file that a run wrote; give the path of one"
+    if code == sqlite3.SQLITE_CORRUPT:
+        return "the file is damaged: restore a backup, or save what can be read with sqlite3's .recover"
+    return "check the file, its folder and their permissions"
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> JournalError:
+    return JournalError(f"cannot use {path} as a journal: {error}; {remedy(error)}")
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:

@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hyperfunc.errors import JournalError
+from hyperfunc.journal.headers import snapshot_path, unreadable
 
 __all__ = ["Snapshot", "SnapshotStore"]
 
@@ -58,7 +59,7 @@ class SnapshotStore:
 
     def path(self, key: str) -> Path:
         """Where the snapshot ``key`` is, or would be."""
-        return self._folder / key[:2] / f"{key}.safetensors"
+        return snapshot_path(self._folder, key)
 
     def save(self, tensors: Mapping[str, Tensor], values: Any = None) -> str:
         """Keep the content and return its key, 64 hex digits. Safe from several threads and processes.
@@ -101,7 +102,7 @@ class SnapshotStore:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
                 text = (file.metadata() or {})["hyperfunc"]
         except (OSError, KeyError, SafetensorError) as error:
-            raise JournalError(f"the snapshot {path} is missing or damaged: {error!r}") from error
+            raise unreadable(path, error) from error
         if _content_key(tensors, text) != key:
             raise JournalError(f"the snapshot {path} is damaged: its content does not match its name; restore a backup")
         return Snapshot(tensors, json.loads(text))

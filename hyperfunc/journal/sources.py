@@ -8,15 +8,22 @@ but not entered. What is reached only through strings or ``getattr`` is not seen
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import inspect
+import re
 import sys
 import sysconfig
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import torch
 
@@ -31,6 +38,7 @@ _INSTALL_FOLDERS = frozenset({"site-packages", "dist-packages"})
 _LIBRARY_FOLDERS = tuple(
     {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
+_TOLD_BY_REPR = (torch.dtype, torch.device, Decimal, Fraction, timedelta, re.Pattern, range, UUID)
 _SHOWN = 400  # characters of a constant's text that a message may show
 
 
@@ -61,7 +69,7 @@ class ProgramWalk:
         if isinstance(thing, HyperFunction):
             self._hyperfunction(thing)
         elif isinstance(thing, functools.partial):
-            self.visit(thing.func, name)
+            self.visit_attribute(thing.func, name)
             self._constant(f"{name}.partial", (list(thing.args), dict(thing.keywords)))
         elif isinstance(thing, types.MethodType):
             self.visit(thing.__func__, name)
@@ -82,7 +90,9 @@ class ProgramWalk:
             self._add(f"module {name}", repr(thing))
             for module in thing.modules():
                 self.visit(type(module), type(module).__qualname__)
-        elif not self._constant(name, thing):
+        elif isinstance(thing, _TOLD_BY_REPR):
+            self._add(f"constant {name}", repr(thing))
+        elif _is_record(thing) or not self._constant(name, thing):
             self._instance(thing, name)
 
     # -- kinds of things ----------------------------------------------------------------------------------------
@@ -127,13 +137,15 @@ class ProgramWalk:
     def _instance(self, thing: Any, name: str) -> None:
         cls = type(thing)
         self.visit(cls, cls.__qualname__)
-        attributes = getattr(thing, "__dict__", {})
+        attributes = _attributes(thing)
         library = _is_library(cls)
         if library:
-            self._add(f"object {name}", f"{cls.__module__}.{cls.__qualname__}")
+            own_name = getattr(thing, "__name__", "")  # of a function that is not written in Python
+            self._add(f"object {name}", f"{cls.__module__}.{cls.__qualname__} {own_name}".rstrip())
         for attribute in sorted(attributes):
-            # A library's private attributes are its own business (locks, caches, connections).
-            if attribute in self._leave_out or attribute.startswith("__") or (library and attribute.startswith("_")):
+            # A library's private attributes are its own business (locks, caches, connections); a record has none.
+            private = attribute.startswith("_") and library and not _is_record(thing)
+            if attribute in self._leave_out or attribute.startswith("__") or private:
                 continue
             if attribute in {"_registry", "_observability"}:
                 continue  # a system's own: components are attributes, or used by name in run()
@@ -148,6 +160,8 @@ class ProgramWalk:
             for key in value:
                 self.visit_attribute(value[key], f"{name}[{key!r}]")
         elif not isinstance(value, (list, tuple, dict)):
+            if isinstance(value, (types.FunctionType, type)) and _is_library(value):
+                self._add(f"object {name}", f"{value.__module__}.{value.__qualname__}")  # named, but not entered
             self.visit(value, name)
 
     # -- helpers ------------------------------------------------------------------------------------------------
@@ -173,6 +187,8 @@ class ProgramWalk:
         shown = "" if isinstance(value, (set, frozenset, torch.Tensor)) else repr(value)
         text = shown if 0 < len(shown) <= _SHOWN and " at 0x" not in shown else f"{shown[:60]}… ({digest})"
         self._add(f"constant {name}", text if shown else digest)
+        for cls in _classes_within(value):  # what they are is in the digest, what they do is in their class
+            self.visit(cls, cls.__qualname__)
         return True
 
     def _references(self, function: types.FunctionType) -> None:
@@ -201,6 +217,34 @@ class ProgramWalk:
             value = vars(module)[name]
             if not isinstance(value, types.ModuleType) and not _is_library(value):
                 self.visit_attribute(value, f"{module.__name__.rpartition('.')[2]}.{name}")
+
+
+def _is_record(thing: Any) -> bool:
+    return dataclasses.is_dataclass(thing) and not isinstance(thing, type)
+
+
+def _attributes(thing: Any) -> dict[str, Any]:
+    if _is_record(thing):
+        return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+    return dict(getattr(thing, "__dict__", {}))
+
+
+def _classes_within(value: Any) -> set[type]:
+    """The classes of the records and enumerations in ``value``, a constant."""
+    found: set[type] = set()
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Mapping):
+            pending += [*item.keys(), *item.values()]
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            pending += item
+        elif isinstance(item, Enum):
+            found.add(type(item))
+        elif _is_record(item):
+            found.add(type(item))
+            pending += _attributes(item).values()
+    return found
 
 
 def _is_library(thing: Any) -> bool:

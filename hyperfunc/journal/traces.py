@@ -7,64 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from hyperfunc.journal.records import TracedCall
 from hyperfunc.observability.preview import PREVIEW_CHARACTERS, preview
 from hyperfunc.tape import Tape
-from hyperfunc.usage import Usage
 
-__all__ = ["TraceRecord", "TracedCall", "trace_calls", "trace_edges"]
-
-
-@dataclass(frozen=True, slots=True)
-class TracedCall:
-    """One call of a trace.
-
-    Attributes:
-        start: seconds after the first call of the trace began.
-        seconds: how long it took; of an unfinished one, 0.
-        inputs, output: previews; empty where content was not kept.
-        error: the error's type and message, if it failed.
-    """
-
-    id: int
-    function: str
-    parent: int | None = None
-    start: float = 0.0
-    seconds: float = 0.0
-    inputs: str = ""
-    output: str = ""
-    error: str | None = None
-    attempts: int = 1
-    usage: Usage = field(default_factory=Usage)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__} | {"usage": self.usage.to_dict()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TracedCall:
-        return cls(**{**data, "usage": Usage.from_dict(data["usage"])})
-
-
-@dataclass(frozen=True, slots=True)
-class TraceRecord:
-    """What one execution of the program called.
-
-    Attributes:
-        label: which program ran: ``"best"``, a candidate's key, …
-        edges: (source id, target id, kind), see :class:`hyperfunc.tape.Edge`.
-    """
-
-    sequence: int
-    generation: int
-    example: str
-    label: str
-    created_at: float
-    seconds: float
-    calls: tuple[TracedCall, ...]
-    edges: tuple[tuple[int, int, str], ...]
+__all__ = ["trace_calls", "trace_edges"]
 
 
 def trace_calls(tape: Tape, *, content: bool = True) -> tuple[TracedCall, ...]:

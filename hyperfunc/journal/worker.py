@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from hyperfunc.errors import HyperfuncError, JournalError
+from hyperfunc.journal.schema import remedy
 
 __all__ = ["DatabaseWorker"]
 
@@ -188,7 +189,7 @@ class DatabaseWorker:
         except HyperfuncError as error:
             job.error = error
         except sqlite3.Error as error:
-            job.error = JournalError(f"the journal refused this: {error}")
+            job.error = JournalError(f"the journal refused this: {error}; {remedy(error)}")
             job.error.__cause__ = error
         except BaseException as error:  # delivered to the caller, whose error it is
             job.error = error

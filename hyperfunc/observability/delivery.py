@@ -1,8 +1,8 @@
 """Hands observations to an exporter in a thread of its own, through a bounded queue.
 
 A run is never slowed by a backend: what does not fit into the queue is counted and let go, a failing exporter is
-reported once and counted, and closing waits only for one that answers; the others get their rest in the background.
-Knows nothing of what an exporter does.
+reported once and counted, and closing waits no longer than 1 % of the time that was watched; the rest goes in the
+background. Knows nothing of what an exporter does.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ __all__ = ["Delivery", "Exporter", "SpanExporter"]
 
 _log = logging.getLogger("hyperfunc.observability")
 _BATCH = 512
-_FIRST_INTERVAL_S = 0.1  # the first batch goes early, so that it is known by the end whether the backend answers
+# The first batch goes early, so that it is known by the end whether the backend answers, and it is small: for one that
+# does not, a full batch would have been encoded in vain.
+_FIRST_INTERVAL_S = 0.1
+_FIRST_BATCH = 32
 _LOCAL_WAIT_S = 10.0
-_SHORTEST_GRACE_S = 0.05
 _GRACE_SHARE = 0.01
+_EXIT_STEP_S = 0.05
 
 
 class Exporter(Protocol):
@@ -99,7 +102,7 @@ class Delivery:
         self._closing = False
         self._abandoned = False
         self._dropped = 0
-        self._began = time.monotonic()
+        self._began = self._ended = time.monotonic()
         self._deadline = float("inf")
         self._finished = threading.Event()
         self.delivered = 0
@@ -143,12 +146,14 @@ class Delivery:
     def finish(self) -> None:
         """Take no more spans, deliver those that wait, and shut the exporter down; returns at once.
 
-        A backend that does not answer is given up after ``patience_s``. The interpreter's end waits for that too.
+        What is not taken within ``patience_s`` is given up. The interpreter's end waits for that too, unless the
+        backend refused its last batch or has kept one for longer than ``patience_s``.
         """
         with self._wake:
             if not self._closing:
                 self._closing = True
-                self._deadline = time.monotonic() + (_LOCAL_WAIT_S if self._is_local else self._patience_s)
+                self._ended = time.monotonic()
+                self._deadline = self._ended + (_LOCAL_WAIT_S if self._is_local else self._patience_s)
                 atexit.register(self._at_exit)
                 self._wake.notify_all()
 
@@ -156,9 +161,10 @@ class Delivery:
         """:meth:`finish`, and wait for that; whether everything was done.
 
         Args:
-            timeout_s: what is not delivered after this time counts as dropped. ``None`` waits for an exporter that is
-                local or answers; for one that has not answered yet 1 % of this object's lifetime, at least 50 ms; for
-                one that is known not to answer not at all. The rest then goes on in the background.
+            timeout_s: what is not delivered after this time counts as dropped. ``None`` waits for an exporter that
+                writes on this machine; for any other 1 % of the time from this object's making to :meth:`finish`;
+                for one that refused its last batch, or has kept one for longer than that, not at all. The rest then
+                goes on in the background.
         """
         self.finish()
         complete = self._finished.wait(self._grace() if timeout_s is None else timeout_s)
@@ -167,20 +173,18 @@ class Delivery:
         return complete
 
     def _grace(self) -> float:
-        now = time.monotonic()
+        """Seconds that the end of a session may take."""
         if self._is_local:
             return _LOCAL_WAIT_S
-        with self._wake:
-            if not self._answers(now):
-                return 0.0
-            if self._answered:
-                return self._patience_s
-        return max(_SHORTEST_GRACE_S, _GRACE_SHARE * (now - self._began))
+        grace = _GRACE_SHARE * (self._ended - self._began)
+        # A backend that has kept a batch for longer than we would wait is not about to answer.
+        return max(0.0, self._ended + grace - time.monotonic()) if self._answers(grace) else 0.0
 
-    def _answers(self, now: float) -> bool:
-        """Not known to be dead: the last batch was no failure, and none is in hand for too long."""
-        stuck = self._in_hand > 0 and now - self._in_hand_since > self._patience_s
-        return self._answered is not False and not stuck
+    def _answers(self, within_s: float) -> bool:
+        """Not known to be dead: the last batch was no failure, and none is in hand for longer than ``within_s``."""
+        with self._wake:
+            held = time.monotonic() - self._in_hand_since if self._in_hand else 0.0
+            return self._answered is not False and held <= within_s
 
     def _abandon(self) -> None:
         with self._wake:
@@ -191,12 +195,14 @@ class Delivery:
             self._waiting.clear()
             self._wake.notify_all()
         atexit.unregister(self._at_exit)
+        self._tell_of_dropped()
 
     def _at_exit(self) -> None:
-        with self._wake:
-            now = time.monotonic()
-            left = self._deadline - now if self._is_local or self._answers(now) else 0.0
-        self._finished.wait(max(0.0, left))
+        while self._is_local or self._answers(self._patience_s):
+            left = self._deadline - time.monotonic()
+            if left <= 0 or self._finished.wait(min(left, _EXIT_STEP_S)):
+                break
+        self._abandon()
 
     def _work(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -206,6 +212,8 @@ class Delivery:
             self._exporter.shutdown()
         except Exception as error:
             self._complain("could not be shut down", error)
+        if not self._abandoned:
+            self._tell_of_dropped()
         self._finished.set()
         atexit.unregister(self._at_exit)
 
@@ -216,7 +224,8 @@ class Delivery:
                 # Nobody wakes this thread for a single span: that would cost the run more than recording it.
                 first = self._answered is None
                 self._wake.wait(min(self._interval_s, _FIRST_INTERVAL_S) if first else self._interval_s)
-            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            size = _FIRST_BATCH if self._answered is None else _BATCH
+            batch = [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
             self._in_hand = len(batch)
             self._in_hand_since = time.monotonic()
             return None if self._abandoned or (not batch and self._closing) else batch
@@ -253,3 +262,7 @@ class Delivery:
         if not self._failed_once:
             self._failed_once = True
             _log.warning("%s %s: %s: %s (said once; all are counted)", self._name, what, type(error).__name__, error)
+
+    def _tell_of_dropped(self) -> None:
+        if self._dropped:
+            _log.warning("%s did not take observations in time: %d were dropped", self._name, self._dropped)

@@ -33,8 +33,8 @@ class ObservabilityHub:
         system: whose calls.
         history_limit: spans kept in memory; the oldest go first, and :meth:`summary` says how many went.
         close_timeout_s: the end of a session waits this long, and no longer, for exporters to take what is still
-            queued. ``None`` waits only for those that answer, and goes on in the background for the others: see
-            :meth:`flush`.
+            queued. ``None`` waits for those that write on this machine, for the others no longer than 1 % of the
+            session's time, and goes on in the background: see :meth:`flush`.
 
     Attributes:
         metric_functions: name -> function of a :class:`~hyperfunc.observability.CallContext` that gives a number; it is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from hyperfunc.parameters.text import slots_of
@@ -67,17 +67,17 @@ def meta_prompt(
     left = context_size - estimate_tokens(fixed)
     rows: list[str] = []
     for trial in failures:
-        row = _row(trial, component)
-        if estimate_tokens(row) > left:
+        row = _row(trial, component, most=left)
+        if row is None:
             if rows:
                 continue
-            row = _row(trial, component, limit=max(80, left // 2))
+            row = _cut_row(trial, component, limit=max(80, left // 2))
         rows.append(row)
         left -= estimate_tokens(row)
     right: list[str] = []
     for trial in successes:
-        row = _row(trial, component)
-        if estimate_tokens(row) <= left:
+        row = _row(trial, component, most=left)
+        if row is not None:
             right.append(row)
             left -= estimate_tokens(row)
     kept = [f"{len(right)} runs that went right, as they should under the new text:", *right] if right else []
@@ -85,22 +85,53 @@ def meta_prompt(
     return [{"role": "system", "content": _ROLE}, {"role": "user", "content": body}], len(rows)
 
 
-def _row(trial: Trial, component: str, limit: int | None = None) -> str:
-    def shown(tag: str, value: Any, **attributes: str) -> str:
-        text = value if isinstance(value, str) else repr(value)
-        if limit is not None and len(text) > limit:
-            text = f"{text[:limit]} … ({len(text) - limit} characters more)"
-        return section(tag, text, **attributes)
+def _row(trial: Trial, component: str, most: int) -> str | None:
+    """A trial as text of at most ``most`` tokens; ``None`` if it has more.
 
-    parts = [shown("inputs", trial.example.inputs)]
+    Stops as soon as it cannot fit any more: what a run was given and gave may be tensors, whose repr is slow.
+    """
+    cheap = _verdict(trial)
+    if estimate_tokens(_joined(cheap)) > most:
+        return None
+    parts: list[str] = []
+    for tag, value in _values(trial, component):
+        parts.append(section(tag, _text(value)))
+        if estimate_tokens(_joined([*parts, *cheap])) > most:
+            return None
+    return _joined([*parts, *cheap])
+
+
+def _cut_row(trial: Trial, component: str, limit: int) -> str:
+    """A trial as text, each value cut after ``limit`` characters."""
+    parts = [section(tag, _cut(_text(value), limit)) for tag, value in _values(trial, component)]
+    return _joined([*parts, *_verdict(trial, limit)])
+
+
+def _values(trial: Trial, component: str) -> Iterator[tuple[str, Any]]:
+    yield "inputs", trial.example.inputs
     calls = [call for call in trial.tape if call.function == component]
     if len(trial.tape) > len(calls):  # a component among others: its own calls tell more than the program's ends
         for call in calls:
-            parts.append(shown("component_inputs", [*call.args, call.kwargs] if call.args else call.kwargs))
-            parts.append(shown("component_output", call.output))
-    parts.append(shown("output", trial.output))
+            yield "component_inputs", [*call.args, call.kwargs] if call.args else call.kwargs
+            yield "component_output", call.output
+    yield "output", trial.output
     if trial.example.expected is not None:
-        parts.append(shown("expected", trial.example.expected))
-    parts.append(shown("score", f"{trial.score:g}"))
-    parts += [shown("feedback", text, column=column) for column, text in trial.feedback.items()]
+        yield "expected", trial.example.expected
+
+
+def _verdict(trial: Trial, limit: int | None = None) -> list[str]:
+    told = [section("score", f"{trial.score:g}")]
+    return told + [section("feedback", _cut(text, limit), column=column) for column, text in trial.feedback.items()]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _cut(text: str, limit: int | None) -> str:
+    cut = limit is not None and len(text) > limit
+    return f"{text[:limit]} … ({len(text) - (limit or 0)} characters more)" if cut else text
+
+
+def _joined(parts: Sequence[str]) -> str:
     return "<run>\n" + "\n".join(parts) + "\n</run>"

@@ -78,14 +78,9 @@ class Reflector:
     def __init__(self, model: str | Complete, *, attempts: int = 3) -> None:
         if attempts < 1:
             raise ConfigurationError(f"attempts must be at least 1, got {attempts}")
+        self.model = model  # public, so that a run with another model is another run
+        self.attempts = attempts
         self._complete: Complete = _through_runtime(model) if isinstance(model, str) else _stored(model)
-        self._alias = model if isinstance(model, str) else None
-        self._attempts = attempts
-
-    @property
-    def attempts(self) -> int:
-        """The most replies for one text."""
-        return self._attempts
 
     def usage_of_a_reply(self, shown: int, written: int, context_size: int) -> tuple[Usage, Usage] | None:
         """What one reply uses: an estimate, and the most, for requests within ``context_size``; repeats of requests
@@ -98,13 +93,13 @@ class Reflector:
         Raises:
             UnknownAliasError: the model is no endpoint.
         """
-        if self._alias is None:
+        if not isinstance(self.model, str):
             return None
-        endpoint = current_runtime().endpoint(self._alias)
+        endpoint = current_runtime().endpoint(self.model)
         price = endpoint.price
         request = [{"role": "system", "content": ""}, {"role": "user", "content": "x" * 4 * context_size}]
         limit = worst_case(LLMRequest(request, endpoint.params or {}), endpoint, price).output_tokens
-        if self._attempts > 1:  # a further request shows the last reply and what was wrong with it
+        if self.attempts > 1:  # a further request shows the last reply and what was wrong with it
             request += [
                 {"role": "assistant", "content": "x" * 4 * limit},
                 {"role": "user", "content": "x" * _COMPLAINT},
@@ -155,7 +150,7 @@ class Reflector:
         """
         usage, complaint = Usage(), ""
         conversation = list(messages)
-        for attempt in range(1, self._attempts + 1):
+        for attempt in range(1, self.attempts + 1):
             reply = await self.ask(name, conversation)
             usage += reply.usage
             if account is not None:
@@ -175,9 +170,9 @@ class Reflector:
                 {"role": "user", "content": f"This cannot be used: {complaint}. Answer again, whole and in the form."},
             ]
         raise UnusableProposalError(
-            f"no usable text for {name} in {self._attempts} replies; the last: {complaint}",
+            f"no usable text for {name} in {self.attempts} replies; the last: {complaint}",
             parameter_name=name,
-            attempts=self._attempts,
+            attempts=self.attempts,
         )
 
 

@@ -174,7 +174,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")  # gradio's own dependencies warn at import
 def test_a_barista_is_trained_in_the_browser_and_talks(
-    chromium: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    chromium: Path, monkeypatch: pytest.MonkeyPatch, pictures: Path
 ) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     monkeypatch.setattr(web, "STEPS", 3)
@@ -193,5 +193,5 @@ def test_a_barista_is_trained_in_the_browser_and_talks(
             playwright.expect(tab.locator("#message textarea")).to_have_value("", timeout=60_000)
             playwright.expect(tab.locator("#chat")).to_contain_text(text)
         playwright.expect(tab.locator("#chat .bot.message")).to_have_count(2, timeout=60_000)
-        tab.screenshot(path=str(tmp_path / "page.png"))
+        tab.screenshot(path=pictures / "gradio-chat.png", full_page=True)
         browser.close()

@@ -97,7 +97,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")  # gradio's own dependencies warn at import
-def test_an_agent_is_trained_in_the_browser(chromium: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_agent_is_trained_in_the_browser(chromium: Path, monkeypatch: pytest.MonkeyPatch, pictures: Path):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with served(monkeypatch) as address, playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
@@ -109,4 +109,5 @@ def test_an_agent_is_trained_in_the_browser(chromium: Path, monkeypatch: pytest.
         assert "lifted" in status.input_value()
         assert "The episode" in tab.locator("#episode textarea").input_value()
         assert tab.locator("#curve img").count() == 1
+        tab.screenshot(path=pictures / "gradio-game.png", full_page=True)
         browser.close()

@@ -23,15 +23,27 @@ class Reader(HyperSystem):
         return float(await weigh(reply.content))
 
 
-def make_system():
-    return Reader(system_optimizer=ESHybridSystemOptimizer(pop_size=4, sigma=0.3, lr=0.1))
+def make_system(lr=0.1):
+    return Reader(system_optimizer=ESHybridSystemOptimizer(pop_size=4, sigma=0.3, lr=lr))
+
+
+@hyperfunction
+async def greet(question):
+    return f"[bold]{question}[/bold]"
+
+
+class Greeter(HyperSystem):
+    """Another program than the one that the runs are of."""
+
+    async def run(self, question):
+        return await greet(question)
 
 
 TRAIN = [Example({"question": f"why {word}?"}, 5.0) for word in ("one", "two", "four")]
 
 
-async def train(run, journal, steps=3):
-    return await make_system().optimize(
+async def train(run, journal, steps=3, lr=0.1):
+    return await make_system(lr).optimize(
         TRAIN, "numeric-distance", steps=steps, seed=3, run=run, journal=journal, resume=True, only="weigh"
     )
 

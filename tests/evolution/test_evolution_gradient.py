@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR,
 
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.evolution.clipup import ClipUp
-from hyperfunc.evolution.gradient import GradientAscent
+from hyperfunc.evolution.gradient import GradientAscent, OptimizerName
 from hyperfunc.evolution.schedules import ConstantSigma, CosineSigma, ExponentialSigma, LinearSigma
 
 START = {"a": torch.linspace(-1, 1, 6).reshape(2, 3), "b": torch.tensor(0.5)}
@@ -79,6 +81,57 @@ def test_named_optimizers_are_torchs(name: str) -> None:
     for other in ends[1:]:
         for key in START:
             torch.testing.assert_close(ends[0][key], other[key])
+
+
+OBJECTS: dict[OptimizerName, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
+    "adam": partial(torch.optim.Adam, lr=0.1, fused=True, maximize=True),
+    "clipup": partial(ClipUp, lr=0.1),
+    "sgd": partial(torch.optim.SGD, lr=0.1, maximize=True),
+}
+MIXED = {"a": torch.float32, "b": torch.float64, "c": torch.bfloat16, "d": torch.float16}
+
+
+@pytest.mark.parametrize("dtypes", [*MIXED.values(), None], ids=str)
+@pytest.mark.parametrize("name", OBJECTS)
+def test_named_optimizers_have_the_bits_and_the_state_of_the_objects(
+    name: OptimizerName, dtypes: torch.dtype | None
+) -> None:
+    start = {key: torch.linspace(-1, 1, 7).to(dtypes or own) for key, own in MIXED.items()}
+    by_name, by_object = GradientAscent(name, lr=0.1), GradientAscent(OBJECTS[name], lr=0.1)
+    ours, theirs, crossed = start, start, start
+    our_state, their_state, crossed_state = {}, {}, {}
+    for generation in range(50):
+        ours, our_state = by_name.step(ours, slope(ours, generation), our_state)
+        theirs, their_state = by_object.step(theirs, slope(theirs, generation), their_state)
+        # Either goes on from what the other left behind: snapshots that objects wrote are still of use.
+        turn = by_name if generation % 3 == 1 else by_object
+        crossed, crossed_state = turn.step(crossed, slope(crossed, generation), crossed_state)
+    assert our_state["scheduler"] is None
+    assert our_state["optimizer"]["param_groups"] == their_state["optimizer"]["param_groups"]
+    assert our_state["optimizer"]["state"].keys() == their_state["optimizer"]["state"].keys()
+    for key in start:
+        assert torch.equal(ours[key], theirs[key])
+        assert torch.equal(ours[key], crossed[key])
+        assert not torch.equal(ours[key], start[key])
+    for index, entry in our_state["optimizer"]["state"].items():
+        other = their_state["optimizer"]["state"][index]
+        assert entry.keys() == other.keys()
+        assert all(torch.equal(entry[key], other[key]) and entry[key].dtype == other[key].dtype for key in entry)
+
+
+def test_a_named_optimizer_imports_no_compiler() -> None:
+    program = """
+import sys
+import torch
+from hyperfunc.evolution.gradient import GradientAscent, OptimizerName
+for name in ("adam", "clipup", "sgd"):
+    values, state = {"a": torch.ones(3)}, {}
+    for _ in range(2):
+        values, state = GradientAscent(name, weight_decay=0.1).step(values, {"a": torch.ones(3)}, state, decayed=["a"])
+assert "torch._dynamo" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_step_writes_into_none_of_its_arguments() -> None:

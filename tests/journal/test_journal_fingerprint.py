@@ -244,3 +244,68 @@ def test_examples_without_content_or_id_are_refused() -> None:
         fingerprint_data(train=[1, object()])
     named = [Example({"x": object()}, None, id="a")]
     assert fingerprint_data(train=named).hash == fingerprint_data(train=[Example({"x": object()}, None, id="a")]).hash
+
+
+VALUES = """
+import enum
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+KIND = torch.float32
+
+class Mode(enum.Enum):
+    FAST = 1
+
+@dataclass(frozen=True)
+class Rule:
+    limit: int = 2
+
+    def holds(self, x):
+        return x > self.limit
+
+@dataclass(slots=True)
+class Slotted:
+    rule: object
+    lock: object
+
+class Holder:
+    def __init__(self):
+        self.act = torch.tanh
+        self.norm = torch.nn.functional.normalize
+        self.kind = KIND
+        self.ufunc = np.tanh
+        self.make = functools.partial(torch.optim.RMSprop, lr=0.01)
+        self.mode = Mode.FAST
+        self.rules = [Rule(2)]
+        self.slotted = Slotted({3}, object())
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("torch.tanh", "torch.relu", "object Holder.act changed: was"),
+        ("functional.normalize", "functional.softmax", "object Holder.norm changed: was"),
+        ("torch.float32", "torch.float64", "constant KIND changed: was torch.float32"),
+        ("np.tanh", "np.exp", "object Holder.ufunc changed: was"),
+        ("RMSprop", "SGD", "object Holder.make changed: was torch.optim.rmsprop.RMSprop, is torch.optim.sgd.SGD"),
+        ("FAST = 1", "FAST = 2", "class Mode changed"),
+        ("x > self.limit", "x >= self.limit", "class Rule changed"),
+        ("Rule(2)", "Rule(3)", "constant Holder.rules changed"),
+        ("Slotted({3}", "Slotted({4}", "constant Holder.slotted.rule changed"),
+    ],
+)
+def test_values_count_by_what_they_are_and_by_what_they_do(tmp_path: Path, old: str, new: str, named: str) -> None:
+    assert old in VALUES
+    before = fingerprint_program(load(tmp_path, VALUES).Holder())
+    lines = before.diff(fingerprint_program(load(tmp_path, VALUES.replace(old, new)).Holder()))
+    assert any(named in line for line in lines), lines
+
+
+def test_texts_come_back_as_they_were() -> None:
+    whole = fingerprint_program(functools.partial(max, 1))
+    assert Fingerprint.from_texts(whole.texts()).hash == whole.hash
+    assert Fingerprint.from_texts(whole.texts()).diff(whole) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -126,17 +125,14 @@ async def test_a_run_that_recorded_nothing_has_a_page_too(tmp_path: Path) -> Non
 
 
 @pytest.mark.integration
-async def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium or google-chrome here")
+async def test_the_page_in_a_real_browser(tmp_path: Path, chromium: Path, pictures: Path) -> None:
     with await filled(tmp_path / "journal.db") as journal:
         page = write_report(journal, "run <1>", tmp_path / "report.html")
-    picture = tmp_path / "report.png"
+    picture = pictures / "report.png"
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1300,2600"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
     subprocess.run(  # noqa: ASYNC221 (nothing else runs in this loop)
-        [browser, *options, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True, timeout=120
+        [chromium, *options, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True, timeout=120
     )
     from PIL import Image
 
@@ -148,7 +144,8 @@ async def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
 
 
 def test_graphs_show_calls_dataflow_and_failures() -> None:
-    from hyperfunc.journal.traces import TraceRecord, trace_calls, trace_edges
+    from hyperfunc.journal.records import TraceRecord
+    from hyperfunc.journal.traces import trace_calls, trace_edges
 
     tape = example_tape()
     trace = TraceRecord(1, 1, "7", "best", 0.0, 1.0, trace_calls(tape), trace_edges(tape))

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from hyperfunc.calls import StoredCall
-from hyperfunc.errors import JournalError
-from hyperfunc.journal import CandidateRecord, Journal, RunHandle, fingerprint_data, fingerprint_program
+from hyperfunc.errors import JournalError, ResumeError
+from hyperfunc.journal import CandidateRecord, Fingerprint, Journal, RunHandle, fingerprint_data, fingerprint_program
 from hyperfunc.journal.comparing import compare_runs
 from hyperfunc.journal.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 from hyperfunc.parameters.files import load_theta
@@ -142,12 +142,46 @@ async def test_two_runs_are_compared(tmp_path: Path) -> None:
         await finished(journal, "bcd", generations=4, sigma=0.2, seed="x")
         comparison = compare_runs(journal, "a", "bcd")
     assert comparison.config == {"sigma": (0.1, 0.2), "seed": (None, "x")}
-    assert comparison.same_program
-    assert comparison.same_data
+    assert comparison.program == ()
+    assert comparison.data == ()
+    assert comparison.tensor_shapes == {}
+    assert json.loads(json.dumps(comparison.to_dict()))["config"]["sigma"] == [0.1, 0.2]
     assert comparison.fitness == {"best": (3, 4)}
     assert comparison.spend == (Usage(calls=3, usd=1.5), Usage(calls=4, usd=2.0))
     assert comparison.texts == {"prompt": ("a 3", "bcd 4")}
     assert comparison.tensor_distances == {"w": pytest.approx(1.2 * 50**0.5)}
+
+
+async def test_a_comparison_names_parts_shapes_and_settings(tmp_path: Path) -> None:
+    program, data = NOTHING["program"], NOTHING["data"]
+    optimizer = {"object O": "x.O", "constant O.lr": "0.1"}
+    with Journal(tmp_path / "journal.db") as journal:
+        run = await journal.start_run("a", config={"optimizer": optimizer}, program=program, data=data)
+        await journal.record_generation(run, 0, theta=Theta({"w": torch.zeros(2), "v": torch.zeros(1)}))
+        changed = Fingerprint.from_texts({"function f": "return 1"})
+        config = {"optimizer": optimizer | {"constant O.lr": "0.2"}}
+        run = await journal.start_run("b", config=config, program=changed, data=data)
+        await journal.record_generation(run, 0, theta=Theta({"w": torch.zeros(3)}))
+        found = compare_runs(journal, "a", "b")
+        with pytest.raises(ResumeError, match=r"configuration 'optimizer': constant O.lr changed: was 0.1, is 0.2"):
+            await journal.resume_run("a", config=config, program=program, data=data)
+    assert found.config == {"optimizer: constant O.lr": ("0.1", "0.2")}
+    assert found.program == ("part added: function f",)
+    assert found.tensor_shapes == {"w": ((2,), (3,)), "v": ((1,), None)}
+    assert found.tensor_distances == {}
+
+
+async def test_a_dry_run_of_a_prune_deletes_nothing(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.db") as journal:
+        for name in ("a", "b"):
+            await finished(journal, name)
+        before = snapshot_files(journal)
+        would = journal.prune(["a"], calls=True, keep_snapshots=1, dry_run=True)
+        assert [run.name for run in journal.runs()] == ["a", "b"]
+        assert snapshot_files(journal) == before
+        assert len(journal.paid_calls("a")) == 1
+        done = journal.prune(["a"], calls=True, keep_snapshots=1)
+        assert (would.runs, would.snapshots, would.calls) == (done.runs, done.snapshots, done.calls) == (("a",), 2, 1)
 
 
 async def test_an_export_is_plain_files(tmp_path: Path) -> None:

@@ -166,33 +166,69 @@ def test_what_a_silent_backend_has_not_taken_in_time_is_counted_once() -> None:
     assert (delivery.delivered, delivery.dropped, delivery.failed, exporter.shut_down) == (0, 2, 0, 1)
 
 
-def test_a_backend_known_to_be_silent_is_not_waited_for_at_all() -> None:
-    exporter, delivery = slow_to_wake(patience_s=0.0)
+def after(seconds: float, delivery: Delivery) -> Delivery:
+    """As if the session had lasted that long."""
+    delivery._began -= seconds
+    return delivery
+
+
+def test_a_backend_known_to_be_silent_or_failing_is_not_waited_for_at_all() -> None:
+    exporter, delivery = slow_to_wake(patience_s=600)
+    delivery._in_hand_since -= 60  # longer than the hundredth of the session
+    assert not after(1000, delivery).close()
     assert delivery._grace() == 0.0
     exporter.may_go.set()
-    assert delivery.flush(30)
-    assert delivery._grace() == 0.0  # no patience, but it answers
+    delivery._thread.join(30)
+    exporter = Recorder()
     exporter.error = TimeoutError("no reply")
+    delivery = after(1e6, Delivery(exporter))
     delivery(finished("second"))
     assert delivery.flush(30)
+    delivery.finish()
     assert delivery._grace() == 0.0
-    assert delivery.close(30)
+
+
+def test_however_slow_a_session_ends_a_hundredth_of_its_time_later_at_most() -> None:
+    waiting = [after(100, slow_to_wake(patience_s=600)[1]) for _ in range(3)]
+    for delivery in waiting:
+        delivery.finish()
+    assert all(0.5 < delivery._grace() <= 1.1 for delivery in waiting)
+    waiting[0]._ended -= 0.6  # time passes
+    waiting[0]._began -= 0.6
+    assert waiting[0]._grace() < 0.5  # of the same hundredth; a second delivery does not begin to wait anew
+    for delivery in waiting:
+        delivery._abandon()
 
 
 @pytest.mark.parametrize("local", [False, True])
-def test_a_backend_that_answers_and_one_on_this_machine_are_waited_for(local: bool) -> None:
+def test_a_backend_that_answers_in_time_and_one_on_this_machine_are_waited_for(local: bool) -> None:
     exporter = Recorder()
     exporter.is_local = local  # type: ignore[attr-defined]
     delivery = Delivery(exporter, interval_s=60, patience_s=600)
     if not local:
-        delivery(finished("first"))
-        assert delivery.flush(30)
+        after(3000, delivery)
     exporter.may_go.clear()
     delivery(finished("last"))
     threading.Timer(0.2, exporter.may_go.set).start()
     assert delivery.close()
-    assert exporter.names[-1] == "last"
+    assert exporter.names == ["last"]
     assert exporter.shut_down == 1
+
+
+def test_what_was_dropped_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    exporter = Recorder()
+    exporter.may_go.clear()
+    delivery = Delivery(exporter, capacity=10, name="otlp", interval_s=0.001)
+    delivery(finished("first"))
+    assert exporter.entered.wait(30)
+    for index in range(13):
+        delivery(finished(str(index)))
+    exporter.may_go.set()
+    with caplog.at_level(logging.WARNING, "hyperfunc.observability"):
+        assert delivery.close(30)
+    assert [record.getMessage() for record in caplog.records] == [
+        "otlp did not take observations in time: 3 were dropped"
+    ]
 
 
 _SCRIPT = """
@@ -221,5 +257,5 @@ print("complete" if delivery.close() else "not yet", flush=True)
 @pytest.mark.parametrize(("how", "expected"), [("slow", ["not yet", "a b", "shut down"]), ("silent", ["not yet"])])
 def test_the_end_of_the_program_waits_for_what_goes_on_in_the_background(how: str, expected: list[str]) -> None:
     ended = subprocess.run([sys.executable, "-c", _SCRIPT, how], capture_output=True, text=True, timeout=120)
-    assert ended.stderr == ""
+    assert ended.stderr == ("" if how == "slow" else "Exporter did not take observations in time: 2 were dropped\n")
     assert (ended.returncode, ended.stdout.splitlines()) == (0, expected)

@@ -369,10 +369,9 @@ class TestPostgres(MemoryBackendContract):
 
 
 class TestBuiltInCommands(CLICommandContract):
-    needs_torch = True  # the journal, whose runs they show, keeps tensors
-
     @pytest.fixture(
         params=[
+            "hyperfunc.cli.gate:gate",
             "hyperfunc.cli.runs:app",
             "hyperfunc.cli.runs_report:report",
             "hyperfunc.cli.runs_report:graph",

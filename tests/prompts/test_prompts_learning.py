@@ -267,6 +267,47 @@ def test_failures_are_packed_to_the_token_budget() -> None:
     assert first == 1
 
 
+def _eagerly_packed(rows: list[Trial], size: int) -> str:
+    """What the message was when every row was written out before it was known to fit."""
+    alone, _ = _meta("text", rows[:1], 10**6)
+    whole = [_meta("text", [row], 10**6)[0][1]["content"] for row in rows]
+    texts = [text[text.index("<run>") : text.index("</run>") + len("</run>")] for text in whole]
+    around = alone[1]["content"].replace(texts[0], "{rows}")
+    left = size - estimate_tokens(
+        alone[0]["content"] + "\n\n" + around.replace("1 runs that went wrong:\n\n{rows}\n\n", "")
+    )
+    kept: list[str] = []
+    for text in texts:
+        if estimate_tokens(text) <= left:
+            kept.append(text)
+            left -= estimate_tokens(text)
+    return around.replace("1 runs", f"{len(kept)} runs").replace("{rows}", "\n\n".join(kept))
+
+
+def test_rows_are_written_out_only_while_they_may_fit() -> None:
+    written = 0
+
+    class Slow:
+        def __init__(self, length: int) -> None:
+            self.length = length
+
+        def __repr__(self) -> str:
+            nonlocal written
+            written += 1
+            return "x" * self.length
+
+    draw = random.Random(0)
+    for _ in range(30):
+        rows = [Trial(Example({"q": Slow(draw.randint(1, 900))}, 2), Slow(9), 0.0, {"why": "é" * 9}) for _ in range(20)]
+        size = draw.randint(600, 2500)
+        assert _meta("text", rows, size)[0][1]["content"] == _eagerly_packed(rows, size)
+    written = 0
+    rows = [Trial(Example({"q": "x" * 600}, 2), Slow(9), 0.0, {"why": "wrong"}) for _ in range(500)]
+    _, shown = _meta("text", rows, 8000)
+    assert 20 < shown < 60
+    assert written == shown  # of a run whose inputs do not fit, nothing else is asked
+
+
 async def test_ruleset_mode_keeps_the_baseline() -> None:
     async def lists(messages: list[dict[str, Any]]) -> str:
         return "<new_text>\nMy rules:\n- upper\n- reverse\n* double\n- upper\n- quote\n</new_text>"

@@ -6,8 +6,8 @@ Nothing here waits for a JavaScript expression: polling one needs ``eval``, whic
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,13 +20,10 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
+def browser(chromium: Path) -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        opened = running.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
         yield opened
         opened.close()
 
@@ -50,7 +47,7 @@ def ask(page: Any, text: str) -> str:
     return str(page.locator(".assistant").last.text_content())
 
 
-def test_a_conversation(page: Any) -> None:
+def test_a_conversation(page: Any, pictures: Path) -> None:
     with server_in_thread({"demo": demo_model, "other": lambda: demo_model("other", seed=1)}) as (url, app):
         page.goto(url)
         page.locator("#model option").nth(1).wait_for(state="attached")
@@ -65,6 +62,7 @@ def test_a_conversation(page: Any) -> None:
         body = {"messages": [{"role": "user", "content": "hello <b>there</b>"}], "max_tokens": 12, "temperature": 0}
         expected = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30).json()
         assert first == expected["choices"][0]["message"]["content"]
+        page.screenshot(path=pictures / "serve-chat.png")
         page.select_option("#model", "other")
         ask(page, "again")
         assert set(app.state.gateway.cache.loaded()) == {"demo", "other"}

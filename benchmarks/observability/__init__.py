@@ -1,0 +1,1 @@
+"""What watching costs; run it as ``python -m benchmarks.observability``."""
