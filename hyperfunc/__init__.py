@@ -19,6 +19,7 @@ _CORE: dict[str, str] = {
     "AgentType": "hyperfunc.agents",
     "Artifacts": "hyperfunc.batch",
     "BatchResult": "hyperfunc.batch",
+    "BoundedKernels": "hyperfunc.population.kernel_size",
     "Budget": "hyperfunc.budget",
     "Call": "hyperfunc.tape",
     "CallContext": "hyperfunc.observability",
@@ -54,6 +55,7 @@ _CORE: dict[str, str] = {
     "LoRAWeight": "hyperfunc.parameters.lora",
     "MSE": "hyperfunc.evaluation",
     "MeanSquaredError": "hyperfunc.evaluation",
+    "MeasuredPace": "hyperfunc.population.pace",
     "MemoryCallStore": "hyperfunc.calls",
     "NoOpSystemOptimizer": "hyperfunc.evolution.hybrid",
     "NumericDistance": "hyperfunc.evaluation",
@@ -215,6 +217,8 @@ if TYPE_CHECKING:  # what the tables say, for type checkers and editors
     from hyperfunc.parameters.text import TextParam as TextParam
     from hyperfunc.parameters.theta import Theta as Theta
     from hyperfunc.population.factored import FactoredTensor as FactoredTensor
+    from hyperfunc.population.kernel_size import BoundedKernels as BoundedKernels
+    from hyperfunc.population.pace import MeasuredPace as MeasuredPace
     from hyperfunc.primitives import combine as combine
     from hyperfunc.primitives import split as split
     from hyperfunc.scheduling.economy import Economy as Economy
