@@ -11,6 +11,7 @@ Servers of 3 and 4 listen on a Unix socket in a temporary folder only, and are s
 
 from __future__ import annotations
 
+import gc
 import glob
 import os
 import re
@@ -104,19 +105,32 @@ def _from_environment() -> Iterator[str]:
 def _from_docker() -> Iterator[str]:
     try:
         import docker  # type: ignore[import-untyped,import-not-found,unused-ignore]
-        from testcontainers.postgres import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
-            PostgresContainer,
-        )
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the newer home of this name is not in older releases
+            from testcontainers.postgres import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
+                PostgresContainer,
+            )
     except ImportError as error:
         raise PostgresUnavailableError("testcontainers is not installed") from error
+    if not _daemon_answers(docker):
+        raise PostgresUnavailableError("no docker daemon answers")
+    with PostgresContainer("postgres:17-alpine", driver=None) as container:
+        yield container.get_connection_url()
+
+
+def _daemon_answers(docker: Any) -> bool:
     try:
         client = docker.from_env()
         client.ping()
         client.close()
-    except docker.errors.DockerException as error:
-        raise PostgresUnavailableError("no docker daemon answers") from error
-    with PostgresContainer("postgres:17-alpine", driver=None) as container:
-        yield container.get_connection_url()
+        return True
+    except docker.errors.DockerException:
+        pass  # and the client forgets to close its socket, which would be complained of in any later test
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    return False
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -280,7 +281,6 @@ def check_tracker(address: str) -> Any:
     return run.info
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # docker's client forgets its socket
 def test_jaeger_shows_the_spans() -> None:
     docker = pytest.importorskip("docker", reason="needs docker and testcontainers")
     containers = pytest.importorskip("testcontainers.core.container", reason="needs docker and testcontainers")
@@ -290,7 +290,9 @@ def test_jaeger_shows_the_spans() -> None:
     except docker.errors.DockerException as error:
         reason = str(error)
     if reason:
-        gc.collect()  # here, and not in another test
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # docker's client forgets to close its socket
+            gc.collect()
         pytest.skip(f"no docker daemon answers: {reason}")  # the one thing that --require-integration does not require
     jaeger = containers.DockerContainer("jaegertracing/jaeger:2.3.0").with_exposed_ports(4317, 16686)
     with jaeger:
