@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what the table below says, for type checkers and editors
         MemoryInputError,
         MemorySchemaError,
         MemoryStoreError,
+        VectorSearchUnavailableError,
     )
     from hyperfunc_memory.extraction import Extractor, RuleExtractor
     from hyperfunc_memory.llm_extraction import LLMExtractor
@@ -50,6 +51,7 @@ __all__ = [
     "Scope",
     "ScopeSelector",
     "VectorBackend",
+    "VectorSearchUnavailableError",
 ]
 
 __getattr__ = lazy_names(
@@ -71,6 +73,7 @@ __getattr__ = lazy_names(
             "MemoryInputError",
             "MemorySchemaError",
             "MemoryStoreError",
+            "VectorSearchUnavailableError",
         ),
         "hyperfunc_memory.extraction": ("Extractor", "RuleExtractor"),
         "hyperfunc_memory.llm_extraction": ("LLMExtractor",),

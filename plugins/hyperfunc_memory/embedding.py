@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from hyperfunc.errors import ConfigurationError
 from hyperfunc_memory.backend import Match, MemoryBackend, NearestBackend, ReadFilter, VectorBackend, VectorSearch
 from hyperfunc_memory.entries import MemoryEntry, Scope
-from hyperfunc_memory.errors import EmbeddingError
+from hyperfunc_memory.errors import EmbeddingError, VectorSearchUnavailableError
 
-__all__ = ["SEARCHES", "Embedder", "Meaning", "embedded", "nearest"]
+__all__ = ["SEARCHES", "Embedder", "Meaning", "embedded", "nearest", "tolerance"]
 
 SEARCHES = ("auto", "extension", "numpy")
 
 _MAX_QUERY_CHARACTERS = 4_096
-_MARGIN = 16  # more than asked for: the database rounds otherwise than we do, and may rank near ties otherwise
+_MORE = 16  # than asked for: the database rounds otherwise than we do, and may rank near ties otherwise
 _IN_HERE = VectorSearch("numpy", "the backend leaves it to this process")
 
 Embedder = Callable[[list[str]], Any]
@@ -61,9 +61,19 @@ def nearest(query: NDArray[np.float32], stored: Sequence[tuple[int, bytes]], min
         return {}
     matrix = np.frombuffer(b"".join(vector for _, vector in fitting), dtype=np.float32).reshape(len(fitting), -1)
     # Row by row: a matrix product may round a row otherwise among others, and scores would depend on who else is there.
-    similarities = np.einsum("ij,j->i", matrix, query)
-    near = np.flatnonzero(similarities >= min_similarity)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite no embedder made; it is not found
+        similarities = np.einsum("ij,j->i", matrix, query)
+        near = np.flatnonzero(np.isfinite(similarities) & (similarities >= min_similarity))
     return {fitting[i][0]: float(similarities[i]) for i in near}
+
+
+def tolerance(dimension: int) -> float:
+    """How far two float32 computations of one cosine similarity can be apart, whatever the order they add in.
+
+    A sum of n products is off by at most n·u·Σ|aᵢbᵢ| ≤ n·u, u = 2⁻²⁴ (Higham, Accuracy and Stability of Numerical
+    Algorithms, 2002, §3.1), here and there; dividing by the two lengths, as the databases do, adds as much again.
+    """
+    return (3 * dimension + 16) * 2.0**-24
 
 
 class Meaning:
@@ -96,10 +106,13 @@ class Meaning:
     def check(self, backend: MemoryBackend) -> None:
         """
         Raises:
-            ConfigurationError: an extension was asked for, and ``backend`` has none.
+            ConfigurationError: an extension was asked for, and ``backend`` knows of none.
+            VectorSearchUnavailableError: it does, but the extension cannot be used here.
         """
         found = self.search_on(backend)
         if self._search == "extension" and found.name == "numpy":
+            if isinstance(backend, NearestBackend):
+                raise VectorSearchUnavailableError(found.reason)
             raise ConfigurationError(f"vector_search='extension': {found.reason}")
 
     def search_on(self, backend: MemoryBackend) -> VectorSearch:
@@ -125,7 +138,7 @@ class Meaning:
             if not backend.has_vectors(scope, self._model):
                 return []
             vector = self._of_query(query)
-            stored = backend.nearest(scope, self._model, vector.tobytes(), read, limit + _MARGIN)
+            stored = self._shortlist(backend, scope, vector, read, limit)
         else:
             stored = [(entry_id, vector) for entry_id, _, vector in backend.vectors(scope, self._model)]
             if not stored:
@@ -135,6 +148,22 @@ class Meaning:
         near = nearest(vector, stored, self._min_similarity)
         found = [Match(entry, near[entry.id or 0]) for entry in backend.fetch(scope, list(near), read)]
         return sorted(found, key=lambda match: (-match.text_score, -(match.entry.id or 0)))[:limit]
+
+    def _shortlist(
+        self, backend: NearestBackend, scope: Scope, query: NDArray[np.float32], read: ReadFilter, limit: int
+    ) -> list[tuple[int, bytes]]:
+        """Vectors that surely hold the ``limit`` nearest, by the scores that are computed here."""
+        apart = 2.0 * tolerance(len(query))
+        asked = limit + _MORE
+        while True:
+            stored = backend.nearest(scope, self._model, query.tobytes(), read, asked)
+            if len(stored) != asked:  # all that there are
+                return stored
+            scores = sorted(nearest(query, stored, -np.inf).values(), reverse=True)
+            # Those left out are no nearer than the farthest of these, but for rounding.
+            if scores and scores[-1] + apart < max(scores[min(limit, len(scores)) - 1], self._min_similarity):
+                return stored
+            asked *= 4
 
     def _of_query(self, query: str) -> NDArray[np.float32]:
         vector: NDArray[np.float32] = embedded(self._embed, [query[:_MAX_QUERY_CHARACTERS]])[0]

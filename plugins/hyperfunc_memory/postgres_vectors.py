@@ -112,11 +112,16 @@ class PostgresVectors:
             with connection.cursor() as cursor:
                 cursor.executemany(
                     "UPDATE memory_vectors SET numbers = %s::real[] WHERE entry_id = %s AND model = %s",
-                    [(_Floats(vector), entry_id, model) for entry_id, vector in rows],
+                    [(_Floats(vector), entry_id, model) for entry_id, vector in rows if self._comparable(vector)],
                 )
 
     def _array(self, vector: bytes) -> _Floats | None:
-        return None if self._schema is None or not self._fits(vector) else _Floats(vector)
+        return None if self._schema is None or not self._comparable(vector) else _Floats(vector)
+
+    def _comparable(self, vector: bytes) -> bool:
+        # pgvector refuses what no embedder makes: nothing at all, NaN and infinity.
+        whole = bool(vector) and len(vector) % 4 == 0 and self._fits(vector)
+        return whole and bool(np.isfinite(np.frombuffer(vector, dtype=np.float32)).all())
 
     @staticmethod
     def _fits(vector: bytes) -> bool:

@@ -225,13 +225,14 @@ class SQLiteBackend:
         condition, values = _SQL.readable(read)
         with self._connections.reading() as connection:
             # IN, not a join: then vectors are read in the order of ids, as they lie in the file. They are compared
-            # after those of other dimensions are left out, and what is sorted are ids.
+            # after those of other dimensions are left out, and what is sorted are ids. NULL, which would come first, is
+            # the distance of a zero vector.
             return connection.execute(
                 "SELECT entry_id, vector FROM memory_vectors WHERE model = :model AND entry_id IN ("
                 "SELECT v.entry_id FROM memory_vectors v WHERE v.model = :model AND v.entry_id IN ("
                 f"SELECT e.id FROM {ENTRY_SOURCE} WHERE s.key = :key AND {condition})"
                 " AND length(v.vector) = length(:query)"
-                " ORDER BY vec_distance_cosine(v.vector, :query), v.entry_id DESC LIMIT :limit)",
+                " ORDER BY coalesce(vec_distance_cosine(v.vector, :query), 1.0), v.entry_id DESC LIMIT :limit)",
                 {"key": scope.key, "model": model, "query": query, "limit": limit, **values},
             ).fetchall()
 
