@@ -6,6 +6,7 @@ minibatches follow from them. Knows the journal and the loop's state; nothing of
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -18,6 +19,7 @@ from torch import Tensor
 from hyperfunc.budget import Budget
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.journal import CandidateRecord, Fingerprint, Journal, ResumePoint, RunHandle, ScoreRecord
+from hyperfunc.journal.environment import describe_environment
 from hyperfunc.parameters.theta import Theta
 from hyperfunc.relived import RelivedBudget, RelivedCalls
 from hyperfunc.scope import RunScope, UsageLedger
@@ -80,6 +82,11 @@ class DurableRun:
         """What earlier processes used until the run was kept last."""
         history = () if self.point is None else self.point.history
         return sum((usage for record in history for usage in record.spend.values()), Usage())
+
+    async def state_of_another_run(self) -> Any:
+        """What another run of this program kept last, here or on a machine like this; ``None`` if there is none."""
+        program_hash = self.journal.run(self.handle.name).program_hash
+        return await asyncio.to_thread(self.journal.latest_state, program_hash, describe_environment(), self.handle.id)
 
     async def relive(self, number: int, scope: RunScope) -> RunScope:
         """``scope`` for step ``number`` (from 0), which is complete: the spending stands as it stood before that step,

@@ -182,6 +182,9 @@ async def _optimize(
                 economy=options.economy,
                 seed=options.seed,
             )
+            if options.economy.pace is not None and durable is not None and durable.point is None:
+                kept = await durable.state_of_another_run()
+                runner.take_pace((kept or {}).get("runner", {}))
             strategy = build_strategy(optimizer, group, options.economy.focus)
             tensors = TensorSearch(strategy, group, evaluation, progress, seed=options.seed)
         run = OptimizationRun(

@@ -5,9 +5,10 @@ Plain functions that block for the moment of reading; a run in progress is seen 
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -143,6 +144,17 @@ class JournalHistory:
         """What :meth:`best_theta` holds: shapes of tensors and texts, by name; empty if nothing is recorded yet."""
         key = self._best_key(name)
         return {} if key is None else describe_snapshot(self.snapshot_path(key))
+
+    def latest_state(self, program_hash: str, environment: Mapping[str, Any], but: int) -> Any:
+        """JSON values of the state that a run of this program kept last, on a machine and with versions like these;
+        ``None`` if there is none.
+
+        Args:
+            but: id of a run that does not count.
+        """
+        alike = json.dumps(environment)
+        key = self.read(lambda connection: queries.latest_state_key(connection, program_hash, alike, but))
+        return None if key is None else self._snapshots.load(key).values
 
     def snapshot_path(self, key: str) -> Path:
         """The file of a snapshot."""

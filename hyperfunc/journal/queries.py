@@ -26,6 +26,7 @@ __all__ = [
     "find_run",
     "fingerprint_texts",
     "generations",
+    "latest_state_key",
     "paid_between",
     "paid_calls",
     "referenced_snapshots",
@@ -211,6 +212,16 @@ def paid_between(connection: sqlite3.Connection, run_id: int, after: int, until:
         (run_id, after, until),
     )
     return {key: Usage.from_dict(json.loads(usage)) for key, usage in rows}
+
+
+def latest_state_key(connection: sqlite3.Connection, program_hash: str, environment: str, but: int) -> str | None:
+    """The snapshot of the state that was kept last by a run of this program and environment (as JSON), ``but`` not."""
+    row = connection.execute(
+        "SELECT g.state FROM generations g JOIN runs r ON r.id = g.run_id WHERE r.program_hash = ? "
+        "AND r.environment = ? AND r.id != ? AND g.state IS NOT NULL ORDER BY g.created_at DESC LIMIT 1",
+        (program_hash, environment, but),
+    ).fetchone()
+    return None if row is None else str(row[0])
 
 
 def referenced_snapshots(connection: sqlite3.Connection) -> set[str]:

@@ -174,6 +174,10 @@ class PopulationRunner:
         self._lift_numbers = decision["lift_numbers"]
         self._lifted_runs = decision["lifted_runs"]
         self._largest_bytes = decision.get("largest_bytes")
+        self.take_pace(decision)
+
+    def take_pace(self, decision: Mapping[str, Any]) -> None:
+        """Go on from the number of runs alive that :meth:`decision` says, where the pace is measured."""
         if self._window is not None and decision.get("runs_alive"):
             self._window.runs.stand_at(decision["runs_alive"])
 

@@ -139,6 +139,20 @@ def test_a_resumed_run_goes_on_from_the_pace_that_was_found():
         runner.close()
 
 
+def test_a_new_run_begins_with_the_pace_that_another_run_of_the_program_found(tmp_path: Path, monkeypatch):
+    begun = []
+    take = PopulationRunner.take_pace
+    monkeypatch.setattr(PopulationRunner, "take_pace", lambda self, known: (begun.append(known), take(self, known)))
+    journal = {"journal": tmp_path / "journal.db", "virtual": False, "steps": 1}
+    first = optimize(Economy(pace=MeasuredPace(first=7)), run="first", **journal)[0]
+    second = optimize(Economy(pace=MeasuredPace(first=50)), run="second", **journal)[0]
+    assert first == second
+    assert begun[0] == {}
+    assert begun[1]["runs_alive"] == 7
+    optimize(Economy(), run="third", **journal)
+    assert len(begun) == 2
+
+
 @pytest.mark.parametrize(
     "options",
     [{"first": 0}, {"first": 2.5}, {"least": 0}, {"least": 65}, {"step": 1.0}, {"worthwhile": 0.0}, {"worthwhile": 1}],
