@@ -55,6 +55,9 @@ def measure(url: str, backend: str, entries: int, dimensions: int, searches: int
         for start in range(0, entries, 1000):
             memory.add_many([MemoryEntry(content=f"memory {n}") for n in range(start, min(start + 1000, entries))])
         filled = time.perf_counter() - began
+        if backend == "postgres":  # as autovacuum does within a minute of such a load; plans are poor before
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("ANALYZE")
         assert memory.vector_search is not None
         name = memory.vector_search.name
         scope, query = MemoryEntry().scope, generator.normal(size=(1, dimensions))

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hyperfunc.errors import ConfigurationError
-from hyperfunc.parameters.files import save_theta, write_atomically
+from hyperfunc.files import write_atomically
+from hyperfunc.parameters.files import save_theta
 from hyperfunc.parameters.theta import JSONValue, Theta
 
 __all__ = ["ParetoPoint", "diff_texts", "export_result", "pareto_front"]
@@ -109,9 +110,11 @@ def export_result(result: Result, folder: str | Path) -> Path:
         The folder.
     """
     target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
     texts = result.theta.texts
     for name, value in texts.items():
         if isinstance(value, str):
+            (target / "prompts").mkdir(exist_ok=True)
             write_atomically(target / "prompts" / f"{_UNSAFE.sub('_', name)}.txt", value.encode())
     write_atomically(target / "texts.json", _json(texts))
     save_theta(result.theta, target / "theta")

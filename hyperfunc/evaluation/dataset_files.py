@@ -6,14 +6,11 @@ Files are read whole, and written to a neighbour first which then takes their pl
 from __future__ import annotations
 
 import base64
-import contextlib
 import csv
 import importlib
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ import torch
 
 from hyperfunc.errors import EvaluationError, MissingDependencyError
 from hyperfunc.evaluation.example import Example
+from hyperfunc.files import write_atomically
 
 __all__ = [
     "read_csv",
@@ -177,17 +175,9 @@ def write_parquet(path: Path, examples: Sequence[Example]) -> None:
 def write_whole(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path`` at once: a crash leaves the old file, never a half one."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        write_atomically(path, content)
     except OSError as error:
         raise EvaluationError(f"cannot write {path}: {error}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

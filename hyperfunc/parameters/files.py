@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from hyperfunc.errors import ParameterError
+from hyperfunc.files import write_atomically
 from hyperfunc.parameters.theta import Theta
 
-__all__ = ["load_theta", "save_theta", "write_atomically"]
+__all__ = ["load_theta", "save_theta"]
 
 _FORMAT = 1
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader, or a crash at any moment, sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -45,6 +30,7 @@ def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
 def save_theta(theta: Theta, path: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Save θ as ``path.safetensors`` (tensors) and ``path.json`` (texts and the content hash); returns both paths."""
     tensor_path, text_path = _paths(path)
+    tensor_path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in theta.tensors.items()}
     write_atomically(tensor_path, save_tensors(tensors))
     document = {"format": _FORMAT, "content_hash": theta.content_hash, "texts": theta.texts}

@@ -237,7 +237,7 @@ def resolve_endpoint(
             close = get_close_matches(alias, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise UnknownAliasError(
-                f"no endpoint is configured for {alias!r}{hint} known aliases: {', '.join(known) or 'none'}. Add "
+                f"no endpoint is configured for {alias!r}{hint}; known aliases: {', '.join(known) or 'none'}. Add "
                 f"[llm.endpoints.{alias}] with model= to hyperfunc.toml, set HYPERFUNC_LLM_{alias.upper()}_MODEL, or "
                 "name a model as provider/model"
             )

@@ -85,7 +85,6 @@ class ReflectivePareto(PromptOptimizer):
             seed=seed,
         )
         self.merges = merges
-        self.batch_size = minibatch
         self.component_choice = component_choice_named(component_choice, perfect_score)
 
     def most_proposals(self, texts: int, examples: int) -> int:
@@ -108,7 +107,7 @@ class _Population(Proposer):
         self._options = options
         self._rewriter = Rewriter(options.reflector, options.context_size, options.rejected_shown)
         self._generator = random.Random(f"pareto/{options.seed}")
-        self._batches = EpochBatches(search.train, options.batch_size, self._generator)
+        self._batches = EpochBatches(search.train, options.minibatch or len(search.train), self._generator)
         self._members = [search.pool.seed]
         self._turns: dict[int, int] = {}  # candidate -> which text is next
         self._iterations = 0

@@ -94,6 +94,13 @@ class TestValue:
         assert loaded == theta
         assert loaded["d.hp"].dtype == torch.bfloat16
 
+    def test_files_have_the_permissions_of_any_new_file_and_nothing_else_is_left(self, tmp_path):
+        ordinary = tmp_path / "ordinary"
+        ordinary.write_text("")
+        written = save_theta(THETA, tmp_path / "theta")
+        assert {path.stat().st_mode for path in written} == {ordinary.stat().st_mode}
+        assert {path.name for path in tmp_path.iterdir()} == {"ordinary", "theta.json", "theta.safetensors"}
+
     def test_damaged_missing_and_mixed_files_are_errors_of_ours(self, tmp_path):
         with pytest.raises(ParameterError, match="no saved θ"):
             load_theta(tmp_path / "nothing")
