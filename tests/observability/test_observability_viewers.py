@@ -1,8 +1,8 @@
 """Spans in real viewers: Arize Phoenix and MLflow, read back by their own interfaces and looked at in a browser.
 
 Each viewer lives in a virtual environment of its own, since their requirements conflict with ours and each other's:
-HYPERFUNC_TEST_PHOENIX and HYPERFUNC_TEST_MLFLOW name the ``bin`` folders. Jaeger is started by testcontainers where
-docker answers.
+HYPERFUNC_TEST_PHOENIX and HYPERFUNC_TEST_MLFLOW name the ``bin`` folders. Jaeger, and the compose file of the
+documentation with Grafana, are started by testcontainers where docker answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from hyperfunc_otlp import OTLPExporter
 
 pytestmark = pytest.mark.integration
 _PATIENCE_S = 150.0
+DOCS = Path(__file__).parents[2] / "docs" / "observability"
 
 
 @hyperfunction(io=True)
@@ -281,9 +282,9 @@ def check_tracker(address: str) -> Any:
     return run.info
 
 
-def test_jaeger_shows_the_spans() -> None:
+def require_docker() -> None:
+    """Skip where no docker daemon answers: the one thing that --require-integration does not require."""
     docker = pytest.importorskip("docker", reason="needs docker and testcontainers")
-    containers = pytest.importorskip("testcontainers.core.container", reason="needs docker and testcontainers")
     reason = ""
     try:
         docker.from_env().ping()
@@ -293,26 +294,53 @@ def test_jaeger_shows_the_spans() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # docker's client forgets to close its socket
             gc.collect()
-        pytest.skip(f"no docker daemon answers: {reason}")  # the one thing that --require-integration does not require
-    jaeger = containers.DockerContainer("jaegertracing/jaeger:2.3.0").with_exposed_ports(4317, 16686)
-    with jaeger:
-        host, port = jaeger.get_container_host_ip(), jaeger.get_exposed_port(4317)
-        query = f"http://{host}:{jaeger.get_exposed_port(16686)}/api/traces?service=hyperfunc"
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                get(f"http://{host}:{jaeger.get_exposed_port(16686)}/api/services")
-                break
-            except (urllib.error.URLError, OSError):
-                assert time.monotonic() < deadline, "Jaeger did not start"
-                time.sleep(0.25)
-        asyncio.run(send(OTLPExporter(f"http://{host}:{port}", metrics=False, timeout_s=30)))
-        while not (traces := get(query)["data"]):
-            assert time.monotonic() < deadline, "the spans did not appear"
-            time.sleep(0.25)
-        names = {entry["operationName"]: entry for entry in traces[0]["spans"]}
-        assert set(names) == {"Program", "generation 0", "member 0", "chat small", "execute_tool model"}
-        parent = names["chat small"]["references"][0]["spanID"]
-        assert parent == names["member 0"]["spanID"]
-        tags = {tag["key"]: tag["value"] for tag in names["execute_tool model"]["tags"]}
-        assert tags["error"] is True
+        pytest.skip(f"no docker daemon answers: {reason}")
+
+
+def until(what: str, attempt: Callable[[], Any]) -> Any:
+    """The first answer of ``attempt`` that is not empty."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            if answer := attempt():
+                return answer
+        assert time.monotonic() < deadline, f"{what}: nothing within {_PATIENCE_S:g} s"
+        time.sleep(0.25)
+
+
+def check_jaeger(address: str) -> None:
+    (trace, *_) = until("the spans in Jaeger", lambda: get(f"{address}/api/traces?service=hyperfunc")["data"])
+    names = {entry["operationName"]: entry for entry in trace["spans"]}
+    assert set(names) == {"Program", "generation 0", "member 0", "chat small", "execute_tool model"}
+    parent = names["chat small"]["references"][0]["spanID"]
+    assert parent == names["member 0"]["spanID"]
+    tags = {tag["key"]: tag["value"] for tag in names["execute_tool model"]["tags"]}
+    assert tags["error"] is True
+
+
+def test_jaeger_shows_the_spans() -> None:
+    require_docker()
+    containers = pytest.importorskip("testcontainers.core.container", reason="needs docker and testcontainers")
+    with containers.DockerContainer("jaegertracing/jaeger:2.3.0").with_exposed_ports(4317, 16686) as jaeger:
+        host = jaeger.get_container_host_ip()
+        address = f"http://{host}:{jaeger.get_exposed_port(16686)}"
+        until("Jaeger's start", lambda: get(f"{address}/api/services"))
+        collector = f"http://{host}:{jaeger.get_exposed_port(4317)}"
+        asyncio.run(send(OTLPExporter(collector, metrics=False, timeout_s=30)))
+        check_jaeger(address)
+
+
+def test_the_compose_file_starts_jaeger_and_grafana_with_the_dashboard() -> None:
+    require_docker()
+    compose = pytest.importorskip("testcontainers.compose", reason="needs docker and testcontainers")
+    jaeger, grafana = "http://127.0.0.1:16686", "http://127.0.0.1:3000"
+    with compose.DockerCompose(DOCS, compose_file_name="compose.yaml", pull=True):
+        until("Jaeger's start", lambda: get(f"{jaeger}/api/services"))
+        until("Grafana's start", lambda: get(f"{grafana}/api/health"))
+        asyncio.run(send(OTLPExporter("http://127.0.0.1:4317", timeout_s=60)))
+        check_jaeger(jaeger)
+        dashboard = until("the dashboard", lambda: get(f"{grafana}/api/dashboards/uid/hyperfunc"))["dashboard"]
+        assert len(dashboard["panels"]) >= 6
+        query = f"{grafana}/api/datasources/proxy/uid/prometheus/api/v1/query?query=gen_ai_client_token_usage_sum"
+        (usage, *_) = until("the tokens in Prometheus", lambda: get(query)["data"]["result"])
+        assert usage["metric"]["gen_ai_request_model"] == "small"
