@@ -66,7 +66,7 @@ $(WITH_GRADIO)/.installed: pyproject.toml constraints.txt
 	grep -vE '^(huggingface_hub|pillow|tomlkit)==' constraints.txt > $(WITH_GRADIO)/constraints.txt
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(@D)/constraints.txt torch
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(@D)/constraints.txt \
-		--editable '.[agents,plot,demo-web]' gradio==$(GRADIO) pytest pytest-asyncio hypothesis playwright
+		--editable '.[agents,plot,demo-web]' gradio==$(GRADIO) pytest pytest-asyncio pytest-timeout hypothesis playwright
 	touch $@
 
 $(CLIENTS): $(STAMP)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from benchmarks.kernel_bits import print_bits
 from benchmarks.pace import print_kernels, print_pace
-from benchmarks.virtual_time import Server, VirtualLoop
+from benchmarks.virtual_time import Server
 from demos.digits.__main__ import load_examples
 from demos.digits.pipeline import AnswerAccuracy, DigitPipeline, LogLikelihood
 from hyperfunc import ESHybridSystemOptimizer
@@ -38,6 +38,7 @@ from hyperfunc.batch import MeasuredConcurrency, batch
 from hyperfunc.evolution.space import ParameterGroup
 from hyperfunc.scheduling import AdaptiveMinibatch, Economy, Focus, Racing
 from hyperfunc.scheduling.focus import build_strategy
+from hyperfunc.testing import VirtualLoop
 
 SEEDS = 5
 STEPS = 400

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+# Examples are also made of the constants in all modules of ours that happen to be loaded, which depends on which tests
+# ran before in this process. No setting says otherwise.
+providers._get_local_constants = providers.Constants
 
 # Only our own plugins: a stranger's package on the machine must not change what these tests see.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")

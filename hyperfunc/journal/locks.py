@@ -15,6 +15,11 @@ from hyperfunc.errors import JournalError, ResumeError
 __all__ = ["RunLocks"]
 
 
+# Whoever asks whether a run is free holds its lock for that moment; that long a taken lock is tried again.
+_MOMENT_S = 0.05
+_AGAIN_S = 0.002
+
+
 class RunLocks:
     """The locks that one journal object holds. Safe from several threads.
 
@@ -38,7 +43,7 @@ class RunLocks:
                 raise ResumeError(f"run {name!r} is already running here; wait for it, or give this one another name")
             lock = self._lock(run_id)
             try:
-                lock.acquire(blocking=False)
+                lock.acquire(timeout=_MOMENT_S, poll_interval=_AGAIN_S)
             except Timeout as error:
                 raise ResumeError(
                     f"run {name!r} is running in another process; wait for it, or give this one another name"
@@ -68,7 +73,7 @@ class RunLocks:
                 return False
             lock = self._lock(run_id)
             try:
-                lock.acquire(blocking=False)
+                lock.acquire(timeout=_MOMENT_S, poll_interval=_AGAIN_S)
             except Timeout:
                 return False
             lock.release()

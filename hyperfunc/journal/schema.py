@@ -261,13 +261,15 @@ def _unusable(path: Path, error: sqlite3.Error) -> JournalError:
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
-    tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    # One statement, hence one moment: another process may be making the tables just now.
+    version, application, tables = connection.execute(
+        "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master) "
+        "FROM pragma_user_version, pragma_application_id"
+    ).fetchone()
     if application != APPLICATION_ID and (tables or version):
         raise JournalError(f"{path} is an SQLite file of another program, not a hyperfunc journal; choose another path")
     if version > SCHEMA_VERSION:
         raise JournalError(
             f"{path} has schema version {version}, this hyperfunc knows up to {SCHEMA_VERSION}; upgrade hyperfunc"
         )
-    return version
+    return int(version)

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from hyperfunc.errors import HyperfuncError, JournalError
@@ -173,10 +174,12 @@ class DatabaseWorker:
                 connection.execute("RELEASE job")
             connection.execute("COMMIT")
             self.commits += 1
-        except sqlite3.Error as error:
-            # Nothing of the batch is in the file, so nobody may believe it is.
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+        except BaseException as error:
+            # Nothing of the batch is in the file, so nobody may believe it is. And whatever it was, this thread lives
+            # on: who waits for a job of a dead thread waits for ever.
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
             for job in batch:
                 if job.error is None:
                     job.error = JournalError(f"the journal could not be written: {error}; nothing of this was kept")

@@ -2,6 +2,7 @@
 
 * contracts (``StrategyContract``, …): override one fixture, see :mod:`hyperfunc.testing.contracts`;
 * fakes (``RecordingExporter``, …): small, real implementations, see :mod:`hyperfunc.testing.fakes`;
+* :class:`VirtualLoop`: time that passes without waiting;
 * servers: :mod:`hyperfunc.testing.llm_server`, :mod:`hyperfunc.testing.otlp`, :mod:`hyperfunc.testing.postgres`;
 * :mod:`hyperfunc.testing.pytest_plugin`: fixtures that are there wherever hyperfunc is installed.
 
@@ -44,6 +45,7 @@ __all__ = [
     "TrackerContract",
     "TransportCase",
     "TransportContract",
+    "VirtualLoop",
     "hostile_queries",
 ]
 
@@ -56,6 +58,7 @@ _ELSEWHERE = {
     "RecordingTracker": "hyperfunc.testing.fakes",
     "HOSTILE_TEXTS": "hyperfunc.testing.hostile_texts",
     "hostile_queries": "hyperfunc.testing.hostile_texts",
+    "VirtualLoop": "hyperfunc.testing.virtual_time",
 }
 
 
@@ -106,3 +109,4 @@ if TYPE_CHECKING:  # what the table says, for type checkers and editors
         RecordingTracker,
     )
     from hyperfunc.testing.hostile_texts import HOSTILE_TEXTS, hostile_queries
+    from hyperfunc.testing.virtual_time import VirtualLoop

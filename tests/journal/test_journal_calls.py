@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from hyperfunc.calls import CallStore, StoredCall
 from hyperfunc.errors import JournalError
 from hyperfunc.journal import Journal, fingerprint_data, fingerprint_program
+from hyperfunc.journal.worker import DatabaseWorker
 from hyperfunc.usage import Usage
 
 NOTHING: dict[str, Any] = {"config": {}, "program": fingerprint_program(), "data": fingerprint_data()}
@@ -142,19 +146,48 @@ def test_two_writers_of_one_file_wait_for_each_other(tmp_path: Path) -> None:
         assert [run.status for run in one.runs()] == ["running", "running"]
 
 
+def test_a_job_that_takes_the_connection_down_leaves_nobody_waiting() -> None:
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+
+    def breaks(connection: sqlite3.Connection) -> None:
+        connection.close()
+
+    worker = DatabaseWorker(connect, writes=True, name="test")
+    try:
+        for job in (breaks, breaks):  # the second comes to a connection that is closed already
+            with pytest.raises(JournalError, match="could not be written"):
+                worker.call(job)
+    finally:
+        worker.close()
+
+
 _READER = """
-import os, sys
+import os, signal, sys, traceback
 from hyperfunc.journal import Journal
+
+def say(line):
+    os.write(1, (line + "\\n").encode())  # in one piece; an unbuffered print may be cut by the other one's
+
+def read():
+    with Journal(sys.argv[1], create=False) as journal:
+        seen = -1
+        say("ready")
+        while seen < 60:
+            count, highest = journal.read(
+                lambda c: c.execute("SELECT count(*), max(sequence) FROM paid_calls").fetchone()
+            )
+            assert count >= seen and (count == 0 or count == highest), (count, highest)
+            seen = count
+            journal.runs()
+    say("done")
+
 os.fork()  # two readers for one import of torch
-with Journal(sys.argv[1], create=False) as journal:
-    seen = -1
-    print("ready", flush=True)
-    while seen < 60:
-        count, highest = journal.read(lambda c: c.execute("SELECT count(*), max(sequence) FROM paid_calls").fetchone())
-        assert count >= seen and (count == 0 or count == highest), (count, highest)
-        seen = count
-        journal.runs()
-print("done")
+signal.alarm(120)  # nobody waits for them any more
+try:
+    read()
+except BaseException:
+    say(traceback.format_exc().replace("\\n", " | "))
 """
 
 
@@ -167,12 +200,15 @@ def test_two_processes_read_while_one_writes(tmp_path: Path) -> None:
             await journal.call_store().put(StoredCall(f"k{i}", "llm", i))
 
     with Journal(path) as journal:
-        readers = subprocess.Popen([sys.executable, "-c", _READER, str(path)], stdout=subprocess.PIPE, text=True)
+        # A group of their own, since the pipe stays open for as long as one of the two lives.
+        command = [sys.executable, "-c", _READER, str(path)]
+        readers = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:
             assert readers.stdout is not None
             assert [readers.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
             asyncio.run(write(journal))
             assert readers.stdout.read() == "done\ndone\n"
         finally:
-            readers.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(readers.pid, signal.SIGKILL)
             readers.communicate()

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ from hyperfunc.usage import Usage
 
 NOTHING = {"config": {}, "program": fingerprint_program(), "data": fingerprint_data()}
 
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # in one piece: a line is there, or it is not
+
 async def main():
     with Journal(sys.argv[1]) as journal:
         if journal.runs():
@@ -36,20 +40,20 @@ async def main():
         else:
             run, generation = await journal.start_run("r", **NOTHING), 0
         store = journal.call_store(run)
-        print("ready", os.getpid(), flush=True)
+        say("ready", os.getpid())
         while True:
             generation += 1
             async def call(index):
                 key = f"{generation}.{index}"
                 if await store.get(key) is None:
                     await store.put(StoredCall(key, "llm", {"reply": "x" * 2000}, Usage(calls=1)))
-                    print("call", key, flush=True)
+                    say("call", key)
             await asyncio.gather(*(call(index) for index in range(8)))
             await journal.record_generation(
                 run, generation, theta=Theta({"w": torch.full((64, 64), float(generation))}),
                 strategy_tensors={"m": torch.full((64, 64), -float(generation))},
                 strategy_meta={"generation": generation}, spend={"f": Usage(calls=8)})
-            print("generation", generation, flush=True)
+            say("generation", generation)
 
 # A process that has imported everything forks the ones to be killed: ten imports of torch would take half a minute.
 while sys.stdin.readline():
@@ -57,7 +61,7 @@ while sys.stdin.readline():
     if child == 0:
         asyncio.run(main())
     os.waitpid(child, 0)
-    print("dead", flush=True)
+    say("dead")
 """
 
 
@@ -66,28 +70,36 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path: Path
     path = tmp_path / "journal.db"
     moments = random.Random(20261121)
     acknowledged: list[str] = []
-    server = subprocess.Popen(
-        [sys.executable, "-c", _WRITER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", _WRITER, str(path)]
+    # A group of their own, since the pipe stays open for as long as the writer lives.
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert server.stdin is not None
     assert server.stdout is not None
+    printed = server.stdout
+
+    def line_of_the_writer() -> str:
+        line = printed.readline().rstrip("\n")
+        assert line not in ("", "dead"), "the writer ended by itself"
+        return line
+
     try:
         for _ in range(10):
             server.stdin.write("go\n")
             server.stdin.flush()
-            child = int(server.stdout.readline().removeprefix("ready "))
+            child = int(line_of_the_writer().removeprefix("ready "))
             # The moment is a random number of lines and then a random number of spins, so that it falls anywhere.
             for _ in range(moments.randrange(0, 30)):
-                acknowledged.append(server.stdout.readline().rstrip("\n"))
+                acknowledged.append(line_of_the_writer())
             for _ in range(moments.randrange(0, 20_000)):
                 pass
             os.kill(child, signal.SIGKILL)
-            while (line := server.stdout.readline().rstrip("\n")) != "dead":
-                assert line, "the writer ended by itself"
+            while (line := printed.readline().rstrip("\n")) != "dead":
+                assert line, "the process that forks the writers ended by itself"
                 acknowledged.append(line)
             _check(path, acknowledged)
     finally:
-        server.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.communicate()
     assert len(acknowledged) > 50
     calls = [line for line in acknowledged if line.startswith("call")]

@@ -16,7 +16,7 @@ from hyperfunc.calls import StoredCall
 from hyperfunc.errors import JournalError, ResumeError
 from hyperfunc.journal import CandidateRecord, Fingerprint, Journal, RunHandle, fingerprint_data, fingerprint_program
 from hyperfunc.journal.comparing import compare_runs
-from hyperfunc.journal.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+from hyperfunc.journal.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION, migrate
 from hyperfunc.parameters.files import load_theta
 from hyperfunc.parameters.theta import Theta
 from hyperfunc.tape import Tape
@@ -67,6 +67,30 @@ async def test_a_file_of_version_1_is_migrated_with_all_it_holds(tmp_path: Path)
         assert point.owed == {"k": Usage(calls=1, usd=0.25)}
         await journal.record_trace(point.run, Tape(), example="0")  # a table that version 1 had not
         assert len(journal.traces("old")) == 1
+
+
+@pytest.mark.parametrize("statements", [1, 2, 3])
+def test_another_process_may_make_the_tables_at_any_moment(tmp_path: Path, statements: int) -> None:
+    """A file looked at in two moments, before and after, would look like another program's."""
+    path = tmp_path / "journal.db"
+
+    class Overtaken(sqlite3.Connection):
+        made = 0
+
+        def execute(self, *arguments: Any) -> Any:
+            cursor = super().execute(*arguments)
+            self.made += 1
+            if self.made == statements and not self.in_transaction:
+                rows = cursor.fetchall()
+                Journal(path).close()
+                return super().execute("VALUES " + ",".join(str(row) for row in rows).replace(",)", ")"))
+            return cursor
+
+    connection = sqlite3.connect(path, factory=Overtaken, isolation_level=None)
+    migrate(connection, path)
+    connection.close()
+    with Journal(path) as journal:
+        assert journal.runs() == []
 
 
 def test_a_failed_migration_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hyperfunc.errors import ConfigurationError
+from hyperfunc.testing import VirtualLoop
 from hyperfunc.testing.llm_server import LLMServer, Rule
 from hyperfunc_llm import AdaptiveRateLimiter, LLMRuntime
 from hyperfunc_llm.limits import AdaptivePace, EndpointRate, Gate, read_rate_headers, retry_after_s
@@ -113,12 +114,24 @@ async def served(done: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_configured_rpm_has_one_second_of_burst() -> None:
-    rate = EndpointRate(rpm=6000)
-    start = time.perf_counter()
-    for _ in range(130):
-        await rate.acquire()
-    assert 0.25 < time.perf_counter() - start < 2.0
+def seconds_of(program: Callable[[], Coroutine[Any, Any, None]]) -> float:
+    """How long it takes, in time that passes without waiting."""
+
+    async def timed() -> float:
+        await program()
+        return asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(timed())
+
+
+def test_configured_rpm_has_one_second_of_burst() -> None:
+    async def program() -> None:
+        rate = EndpointRate(rpm=6000)
+        for _ in range(130):
+            await rate.acquire()
+
+    assert seconds_of(program) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("field", ["rpm", "tpm"])
@@ -127,40 +140,46 @@ def test_rates_must_be_positive(field: str) -> None:
         EndpointRate(**{field: 0})
 
 
-async def test_tokens_pay_for_estimates_that_were_too_low() -> None:
-    rate = EndpointRate(tpm=60_000)
-    await rate.acquire(500)
-    rate.record_success(estimated_tokens=500, actual_tokens=900)
-    start = time.perf_counter()
-    await rate.acquire(500)
-    assert 0.3 < time.perf_counter() - start < 2.0
+def test_tokens_pay_for_estimates_that_were_too_low() -> None:
+    async def program() -> None:
+        rate = EndpointRate(tpm=60_000)
+        await rate.acquire(500)
+        rate.record_success(estimated_tokens=500, actual_tokens=900)
+        await rate.acquire(500)
+
+    assert seconds_of(program) == pytest.approx(0.4)
 
 
-async def test_0_3_limiter_waits_out_a_429() -> None:
-    limiter = AdaptiveRateLimiter(initial_backoff_seconds=0.1)
-    await limiter.acquire("openai")
-    assert limiter.record_429("openai") == pytest.approx(0.1)
-    start = time.perf_counter()
-    await limiter.acquire("openai")
-    assert time.perf_counter() - start >= 0.09
-    assert limiter.record_429("openai") == pytest.approx(0.2)
-    limiter.record_success("openai")
-    assert limiter.record_429("openai") == pytest.approx(0.1)
-    assert limiter.get_stats("openai")["requests_per_minute"] is None
-    limiter.reset()
-    assert limiter.get_stats("openai")["pauses"] == 0
+def test_0_3_limiter_waits_out_a_429() -> None:
+    async def program() -> None:
+        limiter = AdaptiveRateLimiter(initial_backoff_seconds=0.1)
+        await limiter.acquire("openai")
+        assert limiter.record_429("openai") == pytest.approx(0.1)
+        await limiter.acquire("openai")
+        assert limiter.record_429("openai") == pytest.approx(0.2)
+        limiter.record_success("openai")
+        assert limiter.record_429("openai") == pytest.approx(0.1)
+        assert limiter.get_stats("openai")["requests_per_minute"] is None
+        limiter.reset()
+        assert limiter.get_stats("openai")["pauses"] == 0
+
+    assert seconds_of(program) == pytest.approx(0.1)
 
 
-async def test_headers_hold_back_what_the_server_would_reject() -> None:
-    limiter = AdaptiveRateLimiter()
-    limiter.update_from_headers(
-        "openai", {"X-RateLimit-Remaining-Requests": "1", "X-RateLimit-Reset-Requests": "150ms"}
-    )
-    start = time.perf_counter()
-    await limiter.acquire("openai")
-    assert time.perf_counter() - start < 0.1
-    await limiter.acquire("openai")
-    assert time.perf_counter() - start >= 0.14
+def test_headers_hold_back_what_the_server_would_reject() -> None:
+    asked: list[float] = []
+
+    async def program() -> None:
+        limiter = AdaptiveRateLimiter()
+        limiter.update_from_headers(
+            "openai", {"X-RateLimit-Remaining-Requests": "1", "X-RateLimit-Reset-Requests": "150ms"}
+        )
+        for _ in range(2):
+            await limiter.acquire("openai")
+            asked.append(asyncio.get_running_loop().time())
+
+    seconds_of(program)
+    assert asked == pytest.approx([0.0, 0.15])
 
 
 async def test_gate_is_fair_and_survives_cancelled_waiters() -> None:
@@ -211,15 +230,16 @@ async def test_late_429s_of_an_old_generation_start_no_cooldown() -> None:
     await asyncio.wait_for(gate.admit(), 5)
 
 
-async def test_the_longest_retry_after_of_a_generation_holds() -> None:
-    gate = Gate(EndpointRate(), start_window=50)
-    a, b = await gate.admit(), await gate.admit()
-    gate.rate_limited(a, 0.02)
-    gate.rate_limited(b, 0.12)
-    start = time.perf_counter()
-    await gate.admit()
-    assert time.perf_counter() - start >= 0.1
-    assert len(gate.cooldowns) == 1
+def test_the_longest_retry_after_of_a_generation_holds() -> None:
+    async def program() -> None:
+        gate = Gate(EndpointRate(), start_window=50)
+        a, b = await gate.admit(), await gate.admit()
+        gate.rate_limited(a, 0.02)
+        gate.rate_limited(b, 0.12)
+        await gate.admit()
+        assert len(gate.cooldowns) == 1
+
+    assert seconds_of(program) == pytest.approx(0.12, abs=0.005)
 
 
 @pytest.mark.parametrize("retry_after", ["1", "date:2"])

@@ -84,11 +84,11 @@ async def test_attempt_timeout_is_kept(
     runtime = make_runtime(transport, attempt_timeout_s=0.1, transport_retries=0)
     play()
     await runtime.complete("m", LLMRequest([{"role": "user", "content": "warm"}]), call=Endpoint(attempt_timeout_s=30))
-    play(latency_s=1.0)
+    play(latency_s=30.0)
     start = time.perf_counter()
     with enter_scope(ledger=UsageLedger()) as scope, pytest.raises(AttemptTimeoutError):
         await ask(runtime, "hi")
-    assert time.perf_counter() - start < 0.9  # the reply would have come after one second
+    assert time.perf_counter() - start < 20  # the reply would have come after half a minute
     assert scope.ledger is not None
     assert scope.ledger.total.calls == 1
 
@@ -191,10 +191,8 @@ async def test_unreachable_server_counts_no_calls(make_runtime: Make, ask: Ask, 
 async def test_independent_calls_overlap(server: LLMServer, play: Play, make_runtime: Make, ask: Ask) -> None:
     play(latency_s=0.2)
     runtime = make_runtime()
-    start = time.perf_counter()
     a, b = await asyncio.gather(ask(runtime, "a"), ask(runtime, "b"))
     last = await ask(runtime, f"join {a} and {b}")
-    assert time.perf_counter() - start < 0.55  # one after another they take 0.6
     assert server.counters()["peak_in_flight"] == 2
     assert last.content == "echo: join echo: a and echo: b"
 

@@ -156,7 +156,8 @@ async def test_nothing_extends_a_deadline(server: LLMServer, make_runtime: Make,
     with pytest.raises(DeadlineError):
         async with runtime.session(strategy, "m") as answer:
             await answer("x")
-    assert 0.1 < time.perf_counter() - start < 0.3
+    # An extended one would go on for 10 000 attempts of 10 ms, or for half a minute.
+    assert 0.1 < time.perf_counter() - start < 10
 
 
 async def test_calls_inside_a_strategy_do_not_multiply(server: LLMServer, play: Play, make_runtime: Make) -> None:

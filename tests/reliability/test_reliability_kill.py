@@ -8,6 +8,7 @@ HTTP server in a process of its own, which survives all of this and counts. What
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from hyperfunc.journal import Journal
 from hyperfunc.testing.llm_server import Rule, Script, ServerProcess
 
 KILLS = 10
-HANG_SECONDS = 300
+HANG_SECONDS = 120
 STEPS = {"tensors": 12, "prompts": 5}
 TEXTS = ["Answer.", "Answer. Be brief.", "Answer. Be brief. Be kind.", "Answer. Be brief. Be kind. Be exact."]
 PROPOSALS = Script(
@@ -44,6 +45,7 @@ class Runner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
     def run(self, program: str, seed: int, path: Path, kill: tuple[int, int] | None = None) -> tuple[list[str], int]:
@@ -62,7 +64,8 @@ class Runner:
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         lines: list[str] = []
-        guard = threading.Timer(HANG_SECONDS, self.process.kill)
+        # All of the group: the pipe stays open for as long as one of them lives.
+        guard = threading.Timer(HANG_SECONDS, os.killpg, (self.process.pid, signal.SIGKILL))
         guard.start()
         try:
             for line in self.process.stdout:

@@ -7,9 +7,10 @@ import random
 
 import pytest
 
-from benchmarks.virtual_time import Server, VirtualLoop
+from benchmarks.virtual_time import Server
 from hyperfunc.batch import MeasuredConcurrency, batch
 from hyperfunc.errors import ConfigurationError
+from hyperfunc.testing import VirtualLoop
 
 
 def run(server, count, concurrency, **options):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.virtual_time import Server, VirtualLoop
+from benchmarks.virtual_time import Server
 from hyperfunc import ESHybridSystemOptimizer, Example, HyperSystem, LoRAWeight, Settings, hyperfunction
 from hyperfunc.budget import Budget
 from hyperfunc.errors import ConfigurationError, ResumeError
@@ -16,6 +16,7 @@ from hyperfunc.evaluation.scorers import NumericDistance
 from hyperfunc.population.evaluate import PopulationRunner
 from hyperfunc.scheduling import AdaptiveMinibatch, Economy, MeasuredPace, Racing
 from hyperfunc.settings import resolve_settings
+from hyperfunc.testing import VirtualLoop
 
 SMALL = MeasuredPace(first=3, least=2)
 
