@@ -34,6 +34,7 @@ class StoredCall:
         result: the reply as JSON values.
         usage: what it cost when it was made; a hit costs nothing.
         created_at: seconds since the epoch.
+        component: on whose account it is in the run's books (an endpoint's alias, …).
         owed: it was paid for in a part of a run that is lived through again, and is not in the books yet: who gets it
             enters its usage, as when it was paid (:func:`hyperfunc.relived.count_reply`). Never kept.
     """
@@ -43,6 +44,7 @@ class StoredCall:
     result: Any
     usage: Usage = field(default_factory=Usage)
     created_at: float = field(default_factory=time.time)
+    component: str = ""
     owed: bool = False
 
 

@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-from hyperfunc.budget import Budget
 from hyperfunc.calls import MemoryCallStore
 from hyperfunc.discovery import TrainableSystem, discover
 from hyperfunc.durable import DurableRun, open_durable_run, open_journal
@@ -157,9 +156,7 @@ async def _optimize(
             durable = await stack.enter_async_context(
                 open_durable_run(journal, identity, resume=arguments.resume, budget=budget, used=used)
             )
-            if durable.point is None:
-                await _record_trace(system, durable, traced, train, budget=budget)
-            elif durable.initial_theta is not None:
+            if durable.initial_theta is not None:
                 system.set_theta(durable.initial_theta)
         initial = system.theta
         texts = None
@@ -198,6 +195,9 @@ async def _optimize(
             budget=budget,
             durable=durable,
         )
+        if durable is not None and durable.point is None:
+            with enter_scope(store=durable.calls, ledger=run.ledger):
+                await _record_trace(system, durable, traced, train)
         try:
             result = await run.optimize()
         except BaseException:
@@ -217,17 +217,13 @@ async def _record_trace(
     durable: DurableRun,
     traced: tuple[int, Tape] | None,
     train: Sequence[Example],
-    *,
-    budget: Budget | None,
 ) -> None:
     """Keep what one run of the program calls, for the call graph: the first run that there was, or else one more."""
     if traced is None:
-        store = durable.journal.call_store(durable.handle)
-        with enter_scope(budget=budget, store=store, evaluating=True):
-            try:
-                _, tape = await system.record(train[0].inputs)
-            except Exception:
-                return  # the population will meet it too, and say so
+        try:
+            _, tape = await system.record(train[0].inputs)
+        except Exception:
+            return  # the population will meet it too, and say so
         traced = (0, tape)
     await durable.journal.record_trace(durable.handle, traced[1], example=str(traced[0]), label="initial")
 

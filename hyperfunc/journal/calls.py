@@ -44,9 +44,10 @@ class JournalCallStore:
         """
         scope = self._scope
 
-        def read(connection: sqlite3.Connection) -> tuple[str, str, str, float] | None:
-            row: tuple[str, str, str, float] | None = connection.execute(
-                "SELECT kind, result, usage, created_at FROM paid_calls WHERE scope = ? AND key = ?", (scope, key)
+        def read(connection: sqlite3.Connection) -> tuple[str, str, str, float, str] | None:
+            row: tuple[str, str, str, float, str] | None = connection.execute(
+                "SELECT kind, result, usage, created_at, component FROM paid_calls WHERE scope = ? AND key = ?",
+                (scope, key),
             ).fetchone()
             return row
 
@@ -58,8 +59,8 @@ class JournalCallStore:
             )
         if row is None:
             return None
-        kind, result, usage, created_at = row
-        return StoredCall(key, kind, json.loads(result), Usage.from_dict(json.loads(usage)), created_at)
+        kind, result, usage, created_at, component = row
+        return StoredCall(key, kind, json.loads(result), Usage.from_dict(json.loads(usage)), created_at, component)
 
     async def put(self, call: StoredCall) -> None:
         """Keep ``call``; it is in the file when this returns. The first result for a key stays; what a second one cost
@@ -76,12 +77,13 @@ class JournalCallStore:
             _json(call),
             json.dumps(call.usage.to_dict()),
             call.created_at,
+            call.component,
         )
 
         def write(connection: sqlite3.Connection) -> None:
             added = connection.execute(
-                "INSERT INTO paid_calls (scope, key, run_id, kind, result, usage, created_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (scope, key) DO NOTHING",
+                "INSERT INTO paid_calls (scope, key, run_id, kind, result, usage, created_at, component) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (scope, key) DO NOTHING",
                 values,
             ).rowcount
             if not added:

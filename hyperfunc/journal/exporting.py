@@ -63,16 +63,17 @@ def export_run(history: JournalHistory, name: str, folder: str | os.PathLike[str
 def _calls(history: JournalHistory, run_id: int, results: bool) -> Iterable[dict[str, Any]]:
     rows = history.read(
         lambda connection: connection.execute(
-            "SELECT sequence, key, kind, usage, created_at, times_paid, CASE WHEN ? THEN result END FROM paid_calls "
-            "WHERE run_id = ? ORDER BY sequence",
+            "SELECT sequence, key, kind, component, usage, created_at, times_paid, CASE WHEN ? THEN result END "
+            "FROM paid_calls WHERE run_id = ? ORDER BY sequence",
             (results, run_id),
         ).fetchall()
     )
-    for sequence, key, kind, usage, created_at, times_paid, result in rows:
+    for sequence, key, kind, component, usage, created_at, times_paid, result in rows:
         call = {
             "sequence": sequence,
             "key": key,
             "kind": kind,
+            "component": component,
             "usage": json.loads(usage),
             "created_at": created_at,
             "times_paid": times_paid,

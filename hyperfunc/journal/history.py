@@ -121,10 +121,13 @@ class JournalHistory:
         program, data = self._of_run(name, queries.fingerprint_texts)
         return Fingerprint.from_json(program), Fingerprint.from_json(data)
 
+    def spend(self, name: str) -> dict[str, Usage]:
+        """What a run used, by component: in its generations, and since the last of them was kept."""
+        return self._of_run(name, queries.total_spend)
+
     def total_spend(self, name: str) -> Usage:
-        """What a run used, summed over its generations and components."""
-        by_generation = self._of_run(name, queries.spend)
-        return sum((usage for spent in by_generation.values() for usage in spent.values()), Usage())
+        """The sum of :meth:`spend`."""
+        return sum(self.spend(name).values(), Usage())
 
     def load_theta(self, key: str) -> Theta:
         """θ from the snapshot ``key`` (``GenerationRecord.theta``, ``RunRecord.best_theta``)."""

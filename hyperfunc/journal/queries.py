@@ -33,6 +33,7 @@ __all__ = [
     "runs",
     "scores",
     "spend",
+    "total_spend",
     "traces",
 ]
 
@@ -97,6 +98,24 @@ def spend(connection: sqlite3.Connection, run_id: int) -> dict[int, dict[str, Us
     for generation, component, usage in rows:
         by_generation.setdefault(generation, {})[component] = Usage.from_dict(json.loads(usage))
     return by_generation
+
+
+def total_spend(connection: sqlite3.Connection, run_id: int) -> dict[str, Usage]:
+    """Usage by component: of all generations, and of calls paid for since the last was kept. The latter belong to a
+    generation that has not ended, or that the end of the budget or of the process has cut short."""
+    spent: dict[str, Usage] = {}
+    for by_component in spend(connection, run_id).values():
+        for component, usage in by_component.items():
+            spent[component] = spent.get(component, Usage()) + usage
+    rows = connection.execute(
+        "SELECT component, kind, usage FROM paid_calls WHERE run_id = ? AND sequence > "
+        "(SELECT coalesce(max(call_sequence), 0) FROM generations WHERE run_id = ?) ORDER BY sequence",
+        (run_id, run_id),
+    )
+    for component, kind, usage in rows:
+        name = component or kind
+        spent[name] = spent.get(name, Usage()) + Usage.from_dict(json.loads(usage))
+    return spent
 
 
 def generations(connection: sqlite3.Connection, run_id: int) -> list[GenerationRecord]:
@@ -175,11 +194,14 @@ def events(connection: sqlite3.Connection, run_id: int, kind: str | None = None)
 def paid_calls(connection: sqlite3.Connection, run_id: int) -> list[PaidCallRecord]:
     """The calls that a run paid for, in the order in which their replies were kept."""
     rows = connection.execute(
-        "SELECT sequence, key, kind, usage, created_at, length(result), times_paid FROM paid_calls WHERE run_id = ? "
-        "ORDER BY sequence",
+        "SELECT sequence, key, kind, usage, created_at, length(result), times_paid, component FROM paid_calls "
+        "WHERE run_id = ? ORDER BY sequence",
         (run_id,),
     )
-    return [PaidCallRecord(r[0], r[1], r[2], Usage.from_dict(json.loads(r[3])), r[4], r[5], r[6]) for r in rows]
+    return [
+        PaidCallRecord(sequence, key, kind, Usage.from_dict(json.loads(usage)), *rest)
+        for sequence, key, kind, usage, *rest in rows
+    ]
 
 
 def traces(connection: sqlite3.Connection, run_id: int) -> list[TraceRecord]:

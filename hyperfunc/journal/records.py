@@ -140,7 +140,12 @@ class EventRecord:
 
 @dataclass(frozen=True, slots=True)
 class PaidCallRecord:
-    """A paid call as it is kept, without its result. ``times_paid`` is 1 unless equal calls were in flight together."""
+    """A paid call as it is kept, without its result.
+
+    Attributes:
+        component: on whose account it is (an endpoint's alias, …); empty where an older hyperfunc kept it.
+        times_paid: 1 unless equal calls were in flight together.
+    """
 
     sequence: int
     key: str
@@ -149,6 +154,7 @@ class PaidCallRecord:
     created_at: float
     result_bytes: int
     times_paid: int = 1
+    component: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ def render_report(history: JournalHistory, name: str) -> str:
     run = history.run(name)
     generations = history.generations(name)
     traces = history.traces(name)
+    spend = history.spend(name)
     first = next((g.theta for g in generations if g.theta is not None), None)
     before = None if first is None else history.load_theta(first)
     after = history.best_theta(name) if first is not None or run.best_theta is not None else None
@@ -67,7 +68,7 @@ def render_report(history: JournalHistory, name: str) -> str:
         ("Progress", _curves(generations)),
         ("Parameters", _parameters(before, after)),
         ("Lineage", _lineage(history, name)),
-        ("Spend", _spend(generations)),
+        ("Spend", _spend(spend)),
         ("Slowest calls", _slowest(history, name, traces)),
         ("Events and failures", _failures(history, name, traces)),
         ("Call graph", _graph(traces)),
@@ -79,15 +80,14 @@ def render_report(history: JournalHistory, name: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(run.name)} · hyperfunc</title><style>{STYLE}</style></head><body><main>"
-        f"{_header(run, generations)}<nav>{links}</nav>{body}</main></body></html>\n"
+        f"{_header(run, sum(spend.values(), Usage()))}<nav>{links}</nav>{body}</main></body></html>\n"
     )
 
 
 # -- sections ---------------------------------------------------------------------------------------------------
 
 
-def _header(run: RunRecord, generations: Sequence[GenerationRecord]) -> str:
-    usage = sum((u for g in generations for u in g.spend.values()), Usage())
+def _header(run: RunRecord, usage: Usage) -> str:
     facts = [
         ("status", f'<span class="status {run.status}">{run.status}</span>'),
         ("ended by", escape(run.finish_reason or "–")),
@@ -218,11 +218,7 @@ def _lineage(history: JournalHistory, name: str) -> str:
     return f'<div class="scroll">{lineage_svg(candidates, mean_scores)}</div>{_table(heads, rows)}'
 
 
-def _spend(generations: Sequence[GenerationRecord]) -> str:
-    by_component: dict[str, Usage] = {}
-    for generation in generations:
-        for component, usage in generation.spend.items():
-            by_component[component] = by_component.get(component, Usage()) + usage
+def _spend(by_component: Mapping[str, Usage]) -> str:
     if not by_component:
         return _empty("nothing was spent")
     ordered = sorted(by_component.items(), key=lambda item: (-item[1].usd, -item[1].total_tokens, item[0]))
@@ -256,7 +252,7 @@ def _slowest(history: JournalHistory, name: str, traces: Sequence[TraceRecord]) 
     for paid in history.paid_calls(name):
         if paid.usage.seconds > 0:
             cells = [
-                escape(f"paid call ({paid.kind})"),
+                escape(f"{paid.component or paid.kind} (paid call)"),
                 moment(paid.created_at),
                 f"{paid.usage.seconds * 1000:,.1f} ms",
             ]

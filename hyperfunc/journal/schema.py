@@ -137,7 +137,9 @@ CREATE INDEX traces_by_run ON traces (run_id, sequence);
 ALTER TABLE paid_calls ADD COLUMN times_paid INTEGER NOT NULL DEFAULT 1;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
+_VERSION_3 = "ALTER TABLE paid_calls ADD COLUMN component TEXT NOT NULL DEFAULT '';"
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
 """``MIGRATIONS[n]`` brings a file of version ``n`` to ``n + 1``; version 0 is an empty file."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -150,7 +150,7 @@ class Execution:
             response = LLMResponse.from_dict(stored.result)
             return replace(response, spent=stored.usage) if stored.owed else response
         response = await self.send_whole(request, raw)
-        await store.put(StoredCall(key, "llm", response.to_dict(), response.spent))
+        await store.put(StoredCall(key, "llm", response.to_dict(), response.spent, component=self.alias))
         return response
 
     def send_whole(self, request: LLMRequest, raw: bool) -> Awaitable[LLMResponse]:

@@ -169,7 +169,7 @@ class LLMRuntime:
                 response = LLMResponse.from_dict(stored.result)
                 return (replace(response, spent=stored.usage) if stored.owed else response), stored
             response = await execution.run(judge, repair, raw=False)
-            kept = StoredCall(key, "llm", response.to_dict(), response.spent)
+            kept = StoredCall(key, "llm", response.to_dict(), response.spent, component=execution.alias)
             await store.put(kept)
             return response, kept
 

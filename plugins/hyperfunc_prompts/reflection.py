@@ -253,7 +253,7 @@ def _stored(complete: Complete) -> Complete:
         reply = Reply(answer) if isinstance(answer, str) else answer
         _book(reply.usage)
         kept = {"text": reply.text, "finish_reason": reply.finish_reason}
-        await store.put(StoredCall(key, "reflection", kept, reply.usage))
+        await store.put(StoredCall(key, "reflection", kept, reply.usage, component="reflection"))
         return reply
 
     return ask

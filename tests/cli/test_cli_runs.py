@@ -310,7 +310,7 @@ COMMANDS = [
         ("overwritten", "restore a backup"),
         ("empty", "is an empty file, not a journal"),
         ("a text", "expected an SQLite file that a run wrote"),
-        ("newer", "schema version 999, this hyperfunc knows up to 2; upgrade hyperfunc"),
+        ("newer", "schema version 999, this hyperfunc knows up to 3; upgrade hyperfunc"),
     ],
 )
 def test_what_is_no_journal_is_left_as_it_is(

@@ -86,7 +86,8 @@ def runtime(server: ServerProcess) -> Iterator[LLMRuntime]:
         yield used
 
 
-async def learn(program: type[HyperSystem], path: Path, limits: dict[str, float]) -> Any:
+async def learn(program: type[HyperSystem], path: Path, limits: dict[str, float], *, known: bool = False) -> Any:
+    """Optimize; with ``known`` the system has been evaluated before, and knows what it consists of."""
     generator = torch.Generator().manual_seed(1)
     data = [Example({"x": torch.randn(3, generator=generator), "word": f"word{i}"}, 40.0) for i in range(20)]
     tensors: Any = ESHybridSystemOptimizer(steps=4, pop_size=4, sigma=0.3, lr=0.1)
@@ -95,6 +96,8 @@ async def learn(program: type[HyperSystem], path: Path, limits: dict[str, float]
         tensors, selected = NoOpSystemOptimizer(), {}
     prompts = PromptLearningOptimizer("writer", max_iterations=4, validation=data[8:], minibatch=4, concurrency=1)
     system, budget = program(system_optimizer=tensors, prompt_optimizer=prompts), Budget(**limits)
+    if known:
+        await system.evaluate(data[:1], "numeric-distance")
     durable: dict[str, Any] = {"run": "r", "journal": path, "resume": True, "budget": budget}
     result = await system.optimize(data[:8], "numeric-distance", minibatch=2, **selected, **durable)
     return result, budget
@@ -167,6 +170,25 @@ async def test_a_step_that_died_goes_the_same_way_and_is_counted_once(
         assert {name: found[name] for name in whole if found[name] != whole[name]} == {}, (last, whole)
         assert again[1].overshoot == {}
         assert 0 <= server.counters()["requests"] - before - requests <= IN_FLIGHT
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize(("program", "limits"), PROGRAMS)
+async def test_the_books_agree_with_the_calls_that_were_kept(program, limits, known, runtime, tmp_path):
+    result, budget = await learn(program, tmp_path / "journal.db", limits, known=known)
+    by_component: dict[str, Usage] = {}
+    with Journal(tmp_path / "journal.db") as journal:
+        for call in journal.paid_calls("r"):
+            by_component[call.component] = by_component.get(call.component, Usage()) + call.usage
+        spend = journal.spend("r")
+    assert counted(sum(spend.values(), Usage())) == counted(result.usage)
+    # To see what an unknown program consists of, it is run before there is a run to keep books of.
+    assert 0 < budget.spent.calls - result.usage.calls < 5 if not known else budget.spent.calls == result.usage.calls
+    assert set(by_component) == {"answers", "writer"}
+    for name, usage in by_component.items():
+        assert counted(spend[name]) == counted(usage)
+        assert spend[name].seconds == pytest.approx(usage.seconds)
+    assert sum(usage.calls for usage in spend.values()) == sum(usage.calls for usage in by_component.values())
 
 
 async def test_a_run_that_its_budget_has_ended_goes_on_with_a_larger_one(runtime, server, tmp_path):

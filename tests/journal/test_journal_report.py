@@ -87,7 +87,9 @@ async def filled(path: Path) -> Journal:
     await journal.record_scores(run, [ScoreRecord("seed", "0", 0.5), ScoreRecord("child", "0", None, feedback=EVIL)])
     await journal.record_event(run, "fallback", {"why": EVIL})
     await journal.record_trace(run, example_tape(), example="7", label="best")
-    await journal.call_store(run).put(StoredCall("k", "llm", 1, Usage(calls=1, seconds=2.5)))
+    await journal.call_store(run).put(
+        StoredCall("k", "llm", 1, Usage(calls=1, usd=0.125, seconds=2.5), component="judge")
+    )
     await journal.finish_run(run, "budget: usd", theta=later, score=0.7)
     return journal
 
@@ -105,7 +107,7 @@ async def test_the_page_is_whole_and_everything_in_it_is_escaped(tmp_path: Path)
     for expected in (
         "run <1>", "budget: usd", "Answer", "at length", "alert('x')", "moved by", "1.7321",
         "answer failed on example 7", "TimeoutError: no reply within 30 s", "no score for child on train example 0",
-        "paid call (llm)", "2,500.0 ms", "retrieve", "fallback", "$0.2500",
+        "judge (paid call)", "2,500.0 ms", "retrieve", "fallback", "$0.3750",
     ):  # fmt: skip
         assert expected in text, expected
     assert "<del>Answer briefly.</del><ins>Answer at length." in page

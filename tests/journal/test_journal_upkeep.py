@@ -27,11 +27,11 @@ NOTHING: dict[str, Any] = {"program": fingerprint_program(), "data": fingerprint
 
 async def finished(journal: Journal, name: str, generations: int = 3, **config: Any) -> RunHandle:
     run = await journal.start_run(name, config=config, **NOTHING)
+    await journal.call_store(run).put(StoredCall(f"{name}-call", "llm", {"reply": name}, Usage(calls=1)))
     for number in range(generations + 1):
         theta = Theta({"w": torch.full((50,), number + len(name) / 10), "prompt": f"{name} {number}"})
         spend = {"f": Usage(calls=1, usd=0.5)} if number else {}
         await journal.record_generation(run, number, theta=theta, fitness={"best": number}, spend=spend)
-    await journal.call_store(run).put(StoredCall(f"{name}-call", "llm", {"reply": name}, Usage(calls=1)))
     await journal.finish_run(run, "done", theta=theta, score=float(generations))
     return run
 
