@@ -117,7 +117,7 @@ async def optimize_system_tensors(
     return await _optimize(system, train, metric, val_data, optimizer, None, arguments.in_scope(), None)
 
 
-def _tensor_optimizer(given: Any, argument: str) -> TensorOptimizer | NoOpSystemOptimizer:
+def _tensor_optimizer(given: Any, argument: str) -> Any:
     """``given``, or what the name of a strategy stands for."""
     if isinstance(given, str):
         return NamedStrategy(given)
