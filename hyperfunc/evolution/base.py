@@ -56,6 +56,9 @@ class Strategy(ABC, Generic[StateT]):
     antithetic: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("population_size", "block_size"):
+            if not isinstance(getattr(self, name), int):
+                raise ConfigurationError(f"{name}: expected a whole number, got {getattr(self, name)!r}")
         if self.population_size < 2:
             raise ConfigurationError(f"population_size: expected at least 2 members, got {self.population_size}")
         if self.block_size < 0:

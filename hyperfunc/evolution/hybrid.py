@@ -89,8 +89,8 @@ class ESHybridSystemOptimizer:
     block_size: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ConfigurationError(f"steps: expected 0 or more generations, got {self.steps}")
+        if not isinstance(self.steps, int) or self.steps < 0:
+            raise ConfigurationError(f"steps: expected a whole number of generations >= 0, got {self.steps!r}")
         if not self.settings_sigma > 0:
             raise ConfigurationError(f"settings_sigma: expected above 0, got {self.settings_sigma}")
         resolve_shaping(self.shaping)

@@ -47,8 +47,8 @@ class OptimizeArguments:
             raise ConfigurationError(
                 f"economy: expected an Economy, such as Economy(minibatch=AdaptiveMinibatch()), got {self.economy!r}"
             )
-        if self.steps is not None and self.steps < 0:
-            raise ConfigurationError(f"steps: expected 0 or more generations, got {self.steps}")
+        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 0):
+            raise ConfigurationError(f"steps: expected a whole number of generations >= 0, got {self.steps!r}")
 
     def in_scope(self) -> OptimizeArguments:
         """With the budget of the scope around, where none is given."""

@@ -297,7 +297,15 @@ async def test_history_has_a_table_and_a_plot(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"minibatch": 0}, {"validate_every": -1}, {"patience": 0}, {"steps": -1}, {"budget": 3}, {"economy": Racing()}],
+    [
+        {"minibatch": 0},
+        {"validate_every": -1},
+        {"patience": 0},
+        {"steps": -1},
+        {"steps": 1.5},
+        {"budget": 3},
+        {"economy": Racing()},
+    ],
 )
 async def test_nonsense_is_refused(wrong):
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):

@@ -102,7 +102,16 @@ def test_wrong_choices_are_refused() -> None:
         ESHybridSystemOptimizer(strategies={"head.*": "snes"}).build(MIXED)
     with pytest.raises(PluginError, match="eggrol"):
         ESHybridSystemOptimizer(strategy="eggrol").build(MIXED)
-    for wrong in ({"steps": -1}, {"pop_size": 1}, {"pop_size": 9}, {"sigma": 0.0}, {"lr": -1.0}, {"rank": 0}):
+    for wrong in (
+        {"steps": -1},
+        {"steps": 1.5},
+        {"pop_size": 1},
+        {"pop_size": 8.0},
+        {"pop_size": 9},
+        {"sigma": 0.0},
+        {"lr": -1.0},
+        {"rank": 0},
+    ):
         with pytest.raises(ConfigurationError):
             ESHybridSystemOptimizer(**wrong)
     with pytest.raises(ConfigurationError, match="shaping"):
