@@ -163,6 +163,7 @@ def test_a_child_that_is_forked_while_a_connection_is_opened_opens_its_own() -> 
         assert opening.wait(30)
         child = os.fork()
         if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(10)
             with offered_to_new_connections():
                 os._exit(0)
