@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from hyperfunc.calls import MemoryCallStore
 from hyperfunc.discovery import TrainableSystem, discover
 from hyperfunc.durable import DurableRun, open_durable_run, open_journal
+from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, NoOpSystemOptimizer
 from hyperfunc.fitness import Fitness, MemberFitness, Metric
@@ -91,12 +92,15 @@ async def optimize_system(
                 await prompts.optimize(system, train, metric, **extra)
         prompts = None
     optimizer: Any = system.system_optimizer if system.system_optimizer is not None else ESHybridSystemOptimizer()
-    if isinstance(optimizer, str):
-        optimizer = NamedStrategy(optimizer)
-    if not isinstance(optimizer, (TensorOptimizer, NoOpSystemOptimizer)) and isinstance(optimizer, _OldOptimizer):
+    if (
+        not isinstance(optimizer, str)
+        and not isinstance(optimizer, (TensorOptimizer, NoOpSystemOptimizer))
+        and isinstance(optimizer, _OldOptimizer)
+    ):
         await discover(system, train)
         await optimizer.optimize(system, train_data, metric)
         return OptimizeResult(system.theta, math.nan, math.nan, History(), "completed")
+    optimizer = _tensor_optimizer(optimizer, "system_optimizer")
     return await _optimize(system, train, metric, val_data, optimizer, prompts, arguments, feedback_fn)
 
 
@@ -110,7 +114,19 @@ async def optimize_system_tensors(
 ) -> OptimizeResult:
     """Improve the tensors that ``arguments`` select; the best θ becomes the system's current one."""
     train = as_examples(train_data)
+    optimizer = _tensor_optimizer(optimizer, "optimizer")
     return await _optimize(system, train, metric, val_data, optimizer, None, arguments.in_scope(), None)
+
+
+def _tensor_optimizer(given: Any, argument: str) -> Any:
+    """``given``, or what the name of a strategy stands for."""
+    if isinstance(given, str):
+        return NamedStrategy(given)
+    if isinstance(given, (TensorOptimizer, NoOpSystemOptimizer)) and not isinstance(given, type):
+        return given
+    raise ConfigurationError(
+        f"{argument}: expected an optimizer such as ESHybridSystemOptimizer(), or the name of a strategy, got {given!r}"
+    )
 
 
 async def _optimize(
