@@ -39,7 +39,7 @@ demo: $(STAMP)  ## Evolve a digits pipeline, then learn a prompt and weights tog
 	$(BIN)/python -m demos.triage
 
 test: $(STAMP)  ## All tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 2 $(PYTEST_ARGS)
 
 check: $(STAMP)  ## Formatting, lint, types
 	$(BIN)/ruff format --check .
