@@ -178,6 +178,17 @@ def _decoding(path: Path) -> dict[str, Any]:
     return chosen
 
 
+def _hf_decoding(decoding: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`_decoding`; stop strings have no place in ``generation_config.json``."""
+    greedy = decoding.get("temperature") == 0
+    places = {name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
+    places["max_tokens"] = "max_new_tokens"
+    written = {place: decoding[name] for name, place in places.items() if decoding.get(name) is not None}
+    if greedy:
+        del written["temperature"]  # transformers has no temperature 0
+    return {"do_sample": not greedy, **written}
+
+
 def save_model(model: LocalModel, directory: str | Path, *, shard_bytes: int | None = None) -> Path:
     """Write a model as a Hugging Face directory that :func:`load_model` and ``transformers`` read.
 
@@ -198,6 +209,8 @@ def save_model(model: LocalModel, directory: str | Path, *, shard_bytes: int | N
         settings.update(model.template.names)
     if settings:
         (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+    if model.decoding:
+        (directory / "generation_config.json").write_text(json.dumps(_hf_decoding(model.decoding), indent=2))
     return directory
 
 

@@ -296,6 +296,16 @@ async def test_reserved_before_and_settled_after(server: LLMServer, play: Play, 
     assert budget.settled[1].output_tokens == server.counters()["tokens"]["completion"]
 
 
+async def test_a_missing_key_is_no_failure_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """litellm reports it as an internal error of the server, which would be repeated."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    async with LLMRuntime({"keyless": Endpoint(model="openai/gpt-4o", transport="litellm")}) as runtime:
+        with pytest.raises(AuthenticationError, match="keyless has no API key") as caught:
+            await runtime.complete("keyless", LLMRequest([{"role": "user", "content": "x"}]))
+    assert caught.value.attempts == 1
+    assert caught.value.usage.calls == 0
+
+
 async def test_a_schema_is_part_of_the_worst_case(make_runtime: Make) -> None:
     runtime, budget = make_runtime(max_output_tokens=10), Budget()
     schema = {"type": "object", "properties": {"word": {"type": "string", "description": "w" * 500}}}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import struct
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ def test_configurations_survive_the_file(tmp_path: Path, name: str) -> None:
         changes |= {"query_key_norm": True, "tied": True}
     config = LlamaConfig(**{f: getattr(CONFIG, f) for f in CONFIG.__slots__} | changes)
     assert load_model(save_model(model_of(config), tmp_path)).config == config
+
+
+@pytest.mark.parametrize("decoding", [{"temperature": 0.3, "top_k": 7, "max_tokens": 11}, {"temperature": 0.0}])
+def test_decoding_parameters_survive_the_file(tmp_path: Path, decoding: dict[str, Any]) -> None:
+    saved = save_model(replace(model_of(CONFIG), decoding=decoding), tmp_path)
+    assert load_model(saved).decoding == decoding
+    transformers.GenerationConfig.from_pretrained(saved).validate(strict=True)
 
 
 def test_the_models_own_decoding_parameters_are_read(copy_of: Path) -> None:

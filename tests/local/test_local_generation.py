@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from hyperfunc.errors import ConfigurationError
-from hyperfunc.population.members import FactoredMembers
+from hyperfunc.errors import ConfigurationError, ShapeError, UnknownParameterError
+from hyperfunc.population.members import DenseMembers, FactoredMembers
 from hyperfunc_local.adapters import FactoredAdapter
 from hyperfunc_local.engine import Engine, GenerationRequest
 from hyperfunc_local.errors import ContextLengthError, TokenizerError
@@ -304,11 +304,16 @@ def test_any_adapter_takes_part_through_the_same_seam() -> None:
     expected = model.with_weights({name: model.weights[name] * 0.5}).forward(ids)
     assert (got - expected).abs().max() <= 1e-5
     assert len(calls) == 1
+    own = DenseMembers(torch.zeros_like(model.weights[name])[None])
+    placed = model.bind({name: own}, {name: Halving()})
+    assert torch.equal(llama.forward(model.config, placed, ids), got)  # the adapter is in place of members' values
+    with pytest.raises(UnknownParameterError, match=r"up_porj"):
+        model.bind(adapters={name.replace("proj", "porj"): Halving()})
+    with pytest.raises(ShapeError, match=r"model.norm.weight: an adapter changes a linear's matrix, this is \["):
+        model.bind(adapters={"model.norm.weight": Halving()})
 
 
 def test_a_factored_adapter_checks_the_number_of_members() -> None:
-    from hyperfunc.errors import ShapeError
-
     adapter = FactoredAdapter(torch.zeros(3, 4, 1), torch.zeros(3, 5, 1))
     with pytest.raises(ShapeError):
         adapter.apply(torch.zeros(2, 1, 5), torch.zeros(4, 5))

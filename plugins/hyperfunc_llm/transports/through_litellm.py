@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import os
+import re
 import threading
 from collections.abc import AsyncGenerator, Mapping
 from contextvars import ContextVar
@@ -18,7 +19,7 @@ from typing import Any
 
 from hyperfunc.errors import MissingDependencyError
 from hyperfunc_llm.classification import classify, error_for_status
-from hyperfunc_llm.errors import AttemptTimeoutError, LLMError, TransportError
+from hyperfunc_llm.errors import AttemptTimeoutError, AuthenticationError, LLMError, TransportError
 from hyperfunc_llm.limits.headers import retry_after_s
 from hyperfunc_llm.replies import read_usage
 from hyperfunc_llm.secrets import SecretKey, redact
@@ -217,11 +218,18 @@ def _plain(value: Any) -> str:
     return str(getattr(value, "value", value))  # str() of a (str, Enum) member is Class.MEMBER
 
 
+_NO_KEY = re.compile(r"missing credentials|missing .{0,20}api key|api_key.{0,40} must be set", re.I)
+
+
 def _translate(error: Exception, request: OutgoingRequest) -> LLMError:
     """Our error for one of litellm's."""
     status = getattr(error, "status_code", None)
     keys: tuple[SecretKey | None, ...] = (request.key,)
     message = redact(str(error), keys)[:500]
+    if request.key is None and _NO_KEY.search(message):  # litellm calls it an internal error of the server
+        return AuthenticationError(
+            f"{request.endpoint} has no API key: {message}", endpoint=request.endpoint, sent=False
+        )
     names = {kind.__name__ for kind in type(error).__mro__}
     if "ValidationError" in names or isinstance(error, (TypeError, ValueError, KeyError, AttributeError)):
         text = f"{request.endpoint} sent a reply that cannot be read ({type(error).__name__}: {message})"

@@ -200,11 +200,14 @@ def _rope(data: Mapping[str, Any], context: int) -> RopeConfig:
     theta = float(settings.pop("rope_theta", None) or data.get("rope_theta") or 10_000.0)
     if kind not in ("default", "linear", "dynamic", "llama3", "yarn"):
         raise UnsupportedArchitectureError(
-            f"rope type {kind!r}: expected default, linear, dynamic, llama3 or yarn; other models load through "
-            "hyperfunc_local.models.fallback"
+            f"rope type {kind!r}: expected default, linear, dynamic, llama3 or yarn; load the model with "
+            "load_model(path, fallback=True)"
         )
-    if float(settings.get("partial_rotary_factor", data.get("partial_rotary_factor", 1.0)) or 1.0) != 1.0:
-        raise UnsupportedArchitectureError("partial_rotary_factor other than 1 is not part of the Llama family here")
+    rotary = float(settings.get("partial_rotary_factor", data.get("partial_rotary_factor", 1.0)) or 1.0)
+    if rotary != 1.0:
+        raise UnsupportedArchitectureError(
+            f"partial_rotary_factor {rotary:g}: expected 1; load the model with load_model(path, fallback=True)"
+        )
     original = settings.pop("original_max_position_embeddings", None)
     if kind == "dynamic":
         original = context  # the length beyond which it stretches is the configured one

@@ -44,8 +44,8 @@ class BoundWeights:
         packed: faster copies of ``shared``, if there are any.
 
     Raises:
-        UnknownParameterError: a member value for a weight that the model does not have.
-        ShapeError: members disagree in number, or a value does not fit its weight.
+        UnknownParameterError: a member value or an adapter for a weight that the model does not have.
+        ShapeError: members disagree in number, a value does not fit its weight, or an adapter is for a vector.
     """
 
     def __init__(
@@ -60,6 +60,11 @@ class BoundWeights:
         self.shared = shared
         self._packed = packed
         self.adapters: dict[str, Adapter] = dict(adapters or {})
+        for name in self.adapters:
+            if name not in shared:
+                raise UnknownParameterError(name, shared)
+            if shared[name].dim() != 2:
+                raise ShapeError(f"{name}: an adapter changes a linear's matrix, this is {list(shared[name].shape)}")
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._vectors: dict[str, Tensor] = {}  # name -> [P, 1, d]
         self._tables: dict[str, DenseMembers | FactoredMembers] = {}
@@ -89,7 +94,7 @@ class BoundWeights:
                 raise ShapeError(f"{name}: a vector cannot be perturbed by factors; give DenseMembers")
             self._vectors[name] = values.values.to(weight).unsqueeze(1)
             return
-        self.adapters[name] = adapter_for(values, weight.dtype, weight.device)
+        self.adapters.setdefault(name, adapter_for(values, weight.dtype, weight.device))
         self._tables[name] = values
 
     @property
