@@ -39,7 +39,7 @@ demo: $(STAMP)  ## Evolve a digits pipeline, then learn a prompt and weights tog
 	$(BIN)/python -m demos.triage
 
 test: $(STAMP)  ## All tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 2 $(PYTEST_ARGS)
 
 check: $(STAMP)  ## Formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -79,7 +79,7 @@ integration: $(CLIENTS) $(VIEWERS) $(WITH_GRADIO)/.installed  ## What needs a br
 	OMP_NUM_THREADS=1 $(WITH_GRADIO)/bin/python -m pytest -m integration --require-integration tests/agents/*_page.py $(PYTEST_ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -k postgres --require-postgres tests/memory $(PYTEST_ARGS)
 
-reliability: $(STAMP)  ## kill -9 at a hundred random moments of runs with tensors and model calls (minutes)
+reliability: $(STAMP)  ## kill -9 at two hundred random moments of runs with tensors and model calls (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability -m "reliability or slow" $(PYTEST_ARGS)
 
 wheel: $(STAMP)  ## Build the wheel and run the tests from it, outside the checkout

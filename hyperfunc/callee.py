@@ -27,12 +27,15 @@ class CallPolicy:
     delegated: bool = False
 
     def __post_init__(self) -> None:
-        if self.retries is not None and self.retries < 0:
-            raise ConfigurationError(f"retries: expected a whole number >= 0, got {self.retries}")
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise ConfigurationError(f"timeout_s: expected seconds > 0, got {self.timeout_s}")
-        if self.max_calls is not None and self.max_calls < 1:
-            raise ConfigurationError(f"max_calls: expected a whole number >= 1, got {self.max_calls}")
+        for name, least in (("retries", 0), ("max_calls", 1)):
+            count = getattr(self, name)
+            if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < least):
+                raise ConfigurationError(f"{name}: expected a whole number >= {least}, got {count!r}")
+        seconds = self.timeout_s
+        if seconds is not None and (
+            not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds > 0
+        ):
+            raise ConfigurationError(f"timeout_s: expected seconds > 0, got {seconds!r}")
         if self.delegated and (self.retries is not None or self.timeout_s is not None):
             raise ConfigurationError(
                 "a delegated policy leaves retries and timeout_s to the function; say neither here"

@@ -21,7 +21,7 @@ from hyperfunc.errors import ConfigurationError
 from hyperfunc.journal import CandidateRecord, Fingerprint, Journal, ResumePoint, RunHandle, ScoreRecord
 from hyperfunc.journal.environment import describe_environment
 from hyperfunc.parameters.theta import Theta
-from hyperfunc.relived import RelivedBudget, RelivedCalls
+from hyperfunc.relived import EarlyCalls, RelivedBudget, RelivedCalls
 from hyperfunc.scope import RunScope, UsageLedger
 from hyperfunc.usage import Usage
 
@@ -179,12 +179,22 @@ def _minus(a: Usage, b: Usage) -> Usage:
 
 @asynccontextmanager
 async def open_durable_run(
-    journal: Journal, identity: RunIdentity, *, resume: bool, budget: Budget | None, used: Usage | None = None
+    journal: Journal,
+    identity: RunIdentity,
+    *,
+    resume: bool,
+    budget: Budget | None,
+    early: EarlyCalls,
+    used: Usage | None,
+    ledger: UsageLedger,
 ) -> AsyncIterator[DurableRun]:
     """Begin a run in the journal, or with ``resume`` take it up where it was last kept (or begin it, if it never was).
 
     Args:
-        used: what of ``budget`` was spent to find out what the program consists of.
+        early: calls that were made to find out what the program consists of. They are the run's, also where a process
+            has paid for them that died before there was a run.
+        used: what of ``budget`` was spent for them.
+        ledger: the run's books, which have what was paid just now.
 
     Raises:
         ResumeError: program, data or configuration changed; says what.
@@ -197,9 +207,19 @@ async def open_durable_run(
         point = await journal.resume_run(identity.name or "", **facts, may_change=identity.may_change)
         if budget is not None and point.budget is not None:
             budget.restore(point.budget, since=used)
-        yield DurableRun(journal, point.run, point, budget)
+        resumed = DurableRun(journal, point.run, point, budget)
+        for key in early.asked:  # a process may have died before it kept anything of the run
+            call = await resumed.calls.get(key)
+            if call is not None and call.owed:
+                ledger.record(call.component or call.kind, call.usage)
+        yield resumed
     else:
-        handle = await journal.start_run(identity.name, **facts, seed=identity.seed)
+        handle = await journal.start_run(identity.name, **facts, seed=identity.seed, adopt=early.asked)
+        for paid in journal.paid_calls(handle.name):
+            if paid.key not in early.paid:
+                ledger.record(paid.component or paid.kind, paid.usage)
+                if budget is not None:
+                    budget.charge(paid.usage)
         yield DurableRun(journal, handle, None, budget)
 
 

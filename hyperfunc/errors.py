@@ -98,7 +98,11 @@ class UnknownParameterError(ParameterError):
         close = get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         listed = ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
-        super().__init__(f"no parameter or component named {name!r}{hint} known: {listed or 'none'}")
+        if names:
+            known_ones = f"{hint or ';'} known: {listed}"
+        else:  # most likely a fresh system
+            known_ones = "; none is known yet: components register at their first call, so run the program once before"
+        super().__init__(f"no parameter or component named {name!r}{known_ones}")
 
 
 class ShapeError(ParameterError):

@@ -198,7 +198,7 @@ class Plugins:
         if kind not in self.kinds():
             close = get_close_matches(kind, self.kinds(), n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise PluginError(f"no extension point named {kind!r}{hint} known: {', '.join(self.kinds())}")
+            raise PluginError(f"no extension point named {kind!r}{hint or ';'} known: {', '.join(self.kinds())}")
         catalogue = Catalogue(_singular(kind))
         order = {name: position for position, name in enumerate(self.infos)}
         implementations = getattr(self.manager.hook, _REGISTER + kind).get_hookimpls()

@@ -17,7 +17,7 @@ from hyperfunc.scope import Reservation, current_scope
 from hyperfunc.tape import add_usage
 from hyperfunc.usage import Usage
 
-__all__ = ["RelivedBudget", "RelivedCalls", "count_reply"]
+__all__ = ["EarlyCalls", "RelivedBudget", "RelivedCalls", "count_reply"]
 
 
 class RelivedCalls:
@@ -54,6 +54,31 @@ class RelivedCalls:
             if held is not None:
                 held.settle(usage)
         return sum((usage for usage, _ in left.values()), Usage())
+
+
+class EarlyCalls:
+    """A call store for what is asked before there is a run, to see what its program consists of.
+
+    Args:
+        store: where the calls are.
+
+    Attributes:
+        asked: keys that were asked for.
+        paid: those of them that were paid for here.
+    """
+
+    def __init__(self, store: CallStore) -> None:
+        self._store = store
+        self.asked: list[str] = []
+        self.paid: list[str] = []
+
+    async def get(self, key: str) -> StoredCall | None:
+        self.asked.append(key)
+        return await self._store.get(key)
+
+    async def put(self, call: StoredCall) -> None:
+        await self._store.put(call)
+        self.paid.append(call.key)
 
 
 class RelivedBudget:

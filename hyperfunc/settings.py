@@ -32,8 +32,10 @@ class Settings:
         execution: how a population is run; ``"auto"`` lifts where that is proven right and gathers elsewhere.
         engine: the registered engine that runs blocks of members, in place of the ways above (default: none).
         workers: threads that run blocks of members, each with one intra-op thread (default: the machine's cores).
-        max_batch_size: most (member, example) pairs in one kernel, kept by whole blocks (default: no limit).
-        memory_bytes: byte budget for one kernel's inputs and members; the smaller of the two limits holds.
+        max_batch_size: most (member, example) pairs in flight, kept by whole blocks; in gathered runs, most calls of
+            one kernel (default: no limit).
+        memory_bytes: most bytes of stacked inputs in flight, kept by whole blocks; in gathered runs, of one kernel's
+            copies (default: no limit).
         window: most gathered tasks alive at once (default 4096).
         gather_wait_s: seconds a gathered kernel waits for more calls while tasks sleep or do I/O (default 0.002).
         concurrency: most runs in flight at once in ``system.batch`` (default 64).
@@ -67,12 +69,16 @@ class Settings:
             raise ConfigurationError(f"engine: expected the name of a registered engine, got {self.engine!r}")
         for name in ("workers", "max_batch_size", "memory_bytes", "window", "concurrency"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ConfigurationError(f"{name}: expected a whole number >= 1, got {value!r}")
-        for name in ("gather_wait_s", "timeout_s", "retries"):
+        for name, kinds, what in (
+            ("gather_wait_s", (int, float), "seconds >= 0"),
+            ("timeout_s", (int, float), "seconds >= 0"),
+            ("retries", int, "a whole number >= 0"),
+        ):
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ConfigurationError(f"{name}: expected a number >= 0, got {value!r}")
+            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or not value >= 0):
+                raise ConfigurationError(f"{name}: expected {what}, got {value!r}")
 
     def over(self, other: Settings) -> Settings:
         """This one's fields where said, else ``other``'s."""

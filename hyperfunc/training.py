@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from hyperfunc.calls import MemoryCallStore
 from hyperfunc.discovery import TrainableSystem, discover
 from hyperfunc.durable import DurableRun, open_durable_run, open_journal
+from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation.example import Example
 from hyperfunc.evolution.hybrid import ESHybridSystemOptimizer, NamedStrategy, NoOpSystemOptimizer
 from hyperfunc.fitness import Fitness, MemberFitness, Metric
@@ -27,9 +28,10 @@ from hyperfunc.optimization.tensors import TensorSearch
 from hyperfunc.optimization.texts import TextLearning, TextOptimizer
 from hyperfunc.population.evaluate import ExampleBatch, PopulationRunner
 from hyperfunc.registry import Registry
+from hyperfunc.relived import EarlyCalls
 from hyperfunc.run_identity import identity_of, learned_values
 from hyperfunc.scheduling.focus import build_strategy
-from hyperfunc.scope import current_scope, enter_scope
+from hyperfunc.scope import UsageLedger, current_scope, enter_scope
 from hyperfunc.selection import as_examples, candidate_blocks, parameter_group, select_entries
 from hyperfunc.settings import Settings, resolve_settings
 from hyperfunc.tape import Tape
@@ -90,12 +92,15 @@ async def optimize_system(
                 await prompts.optimize(system, train, metric, **extra)
         prompts = None
     optimizer: Any = system.system_optimizer if system.system_optimizer is not None else ESHybridSystemOptimizer()
-    if isinstance(optimizer, str):
-        optimizer = NamedStrategy(optimizer)
-    if not isinstance(optimizer, (TensorOptimizer, NoOpSystemOptimizer)) and isinstance(optimizer, _OldOptimizer):
+    if (
+        not isinstance(optimizer, str)
+        and not isinstance(optimizer, (TensorOptimizer, NoOpSystemOptimizer))
+        and isinstance(optimizer, _OldOptimizer)
+    ):
         await discover(system, train)
         await optimizer.optimize(system, train_data, metric)
         return OptimizeResult(system.theta, math.nan, math.nan, History(), "completed")
+    optimizer = _tensor_optimizer(optimizer, "system_optimizer")
     return await _optimize(system, train, metric, val_data, optimizer, prompts, arguments, feedback_fn)
 
 
@@ -109,7 +114,19 @@ async def optimize_system_tensors(
 ) -> OptimizeResult:
     """Improve the tensors that ``arguments`` select; the best θ becomes the system's current one."""
     train = as_examples(train_data)
+    optimizer = _tensor_optimizer(optimizer, "optimizer")
     return await _optimize(system, train, metric, val_data, optimizer, None, arguments.in_scope(), None)
+
+
+def _tensor_optimizer(given: Any, argument: str) -> Any:
+    """``given``, or what the name of a strategy stands for."""
+    if isinstance(given, str):
+        return NamedStrategy(given)
+    if isinstance(given, (TensorOptimizer, NoOpSystemOptimizer)) and not isinstance(given, type):
+        return given
+    raise ConfigurationError(
+        f"{argument}: expected an optimizer such as ESHybridSystemOptimizer(), or the name of a strategy, got {given!r}"
+    )
 
 
 async def _optimize(
@@ -126,11 +143,14 @@ async def _optimize(
     validation: Sequence[Example] | None = None if val_data is None else as_examples(val_data)
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(open_journal(arguments.journal)) if arguments.is_durable else None
+        around, budget = current_scope(), arguments.budget
         # What is upstream of tensors is asked for by every member with the same content: it is paid for once.
-        store = current_scope().store or MemoryCallStore() if journal is None else journal.call_store()
+        store = around.store or MemoryCallStore() if journal is None else journal.call_store()
+        early = EarlyCalls(store)
         # The first run may cost something, and so may all that comes before the first step.
-        stack.enter_context(enter_scope(budget=arguments.budget, store=store, evaluating=True))
-        budget = arguments.budget
+        ledger = UsageLedger(None if around.ledger is None else around.ledger.record)
+        looked_up = store if journal is None else early
+        stack.enter_context(enter_scope(budget=budget, store=looked_up, ledger=ledger, evaluating=True))
         fresh = budget is not None and budget.spent == Usage()
         traced = await discover(system, train)
         used = budget.spent if budget is not None and fresh else None
@@ -154,8 +174,19 @@ async def _optimize(
                 system, group, train, validation, metric, optimizer, prompts, options, steps, arguments.run
             )
             durable = await stack.enter_async_context(
-                open_durable_run(journal, identity, resume=arguments.resume, budget=budget, used=used)
+                open_durable_run(
+                    journal,
+                    identity,
+                    resume=arguments.resume,
+                    budget=budget,
+                    early=early,
+                    used=used,
+                    ledger=ledger,
+                )
             )
+            stack.enter_context(enter_scope(store=durable.calls))
+            if durable.point is None:
+                await _record_trace(system, durable, traced, train)
             if durable.initial_theta is not None:
                 system.set_theta(durable.initial_theta)
         initial = system.theta
@@ -194,10 +225,8 @@ async def _optimize(
             settings=settings,
             budget=budget,
             durable=durable,
+            ledger=ledger,
         )
-        if durable is not None and durable.point is None:
-            with enter_scope(store=durable.calls, ledger=run.ledger):
-                await _record_trace(system, durable, traced, train)
         try:
             result = await run.optimize()
         except BaseException:

@@ -1,4 +1,7 @@
-"""EvoTorch: PGPE on CartPole-v1 through GymNE, one environment after the other, as its own examples set it up.
+"""EvoTorch: PGPE on CartPole-v1 through GymNE, one environment after the other, as its own examples do it.
+
+The settings are those of eight with which it solved the game soonest (four seeds each; median generation 14). With a
+radius of 4.5, a step of 0.4 and raw fitness none of seven was there by generation 25.
 
 python benchmarks/peers/evotorch_cartpole.py SEED EPISODES SOLVED MOST_GENERATIONS
 
@@ -21,7 +24,13 @@ seed, episodes, solved, most = int(sys.argv[1]), int(sys.argv[2]), float(sys.arg
 torch.manual_seed(seed)
 problem = GymNE("CartPole-v1", "Linear(obs_length, 16) >> Tanh() >> Linear(16, act_length)", num_episodes=episodes)
 searcher = PGPE(
-    problem, popsize=40, radius_init=4.5, center_learning_rate=0.4, stdev_learning_rate=0.1, optimizer="clipup"
+    problem,
+    popsize=40,
+    radius_init=3.5,
+    center_learning_rate=1.5,
+    stdev_learning_rate=0.1,
+    optimizer="clipup",
+    ranking_method="centered",
 )
 began, cpu = time.perf_counter(), time.process_time()
 mean = 0.0

@@ -9,9 +9,10 @@ from typing import Any
 import typer
 
 from hyperfunc.cli.runs_loading import JOURNAL, make_table, open_history, open_journal, print_json, show
-from hyperfunc.cli.runs_text import comparison_parts, plain, run_parts
+from hyperfunc.cli.runs_text import comparison_parts, run_parts
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.journal.records import RunRecord
+from hyperfunc.journal.settings_text import plain
 from hyperfunc.journal.timefmt import minute, moment, size
 from hyperfunc.usage import Usage
 

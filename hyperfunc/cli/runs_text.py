@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +10,15 @@ from rich.text import Text
 
 from hyperfunc.cli.runs_loading import make_table
 from hyperfunc.journal.records import GenerationRecord, RunRecord
+from hyperfunc.journal.settings_text import SOURCE_KINDS, plain, setting_text, short_hash
 from hyperfunc.journal.timefmt import duration, moment
 from hyperfunc.usage import Usage
 
 if TYPE_CHECKING:
     from hyperfunc.journal.comparing import Comparison
 
-__all__ = ["comparison_parts", "plain", "run_parts"]
+__all__ = ["comparison_parts", "run_parts"]
 
-_HASH = re.compile(r"[0-9a-f]{64}")
-_SHOWN_OF_HASH = 12  # characters: enough to tell two apart; --json has them whole
-_SOURCE_KINDS = ("class ", "function ", "module ", "component ")
 _STATISTICS = ("best", "mean", "worst", "center", "sigma", "evaluations")
 _HEADS = {"center": "centre"}
 
@@ -42,12 +39,12 @@ def run_parts(
             "spent": _spent(spend),
             "seed": run.seed,
             "git revision": run.git_revision,
-            "program": run.program_hash[:_SHOWN_OF_HASH],
-            "data": run.data_hash[:_SHOWN_OF_HASH],
+            "program": short_hash(run.program_hash),
+            "data": short_hash(run.data_hash),
         }
     )
     yield _head("configuration")
-    yield _facts({name: _setting(value) for name, value in run.config.items() if name != "seed"})
+    yield _facts({name: setting_text(value) for name, value in run.config.items() if name != "seed"})
     if parameters:
         yield _head("parameters")
         yield _facts(parameters, keep_empty=True)
@@ -104,10 +101,13 @@ def _configuration(found: Comparison) -> Iterable[Any]:
     rows, sources = {}, []
     for name, (one, other) in found.config.items():
         setting, _, part = name.partition(": ")
-        if part.startswith(_SOURCE_KINDS):
+        if part.startswith(SOURCE_KINDS):
             sources.append((f"{setting}: {part}", _diff(first, second, one, other)))
         else:
-            rows[name.replace(": constant ", ": ").replace(": object ", ": ")] = (_setting(one), _setting(other))
+            rows[name.replace(": constant ", ": ").replace(": object ", ": ")] = (
+                setting_text(one),
+                setting_text(other),
+            )
     if rows:
         yield _side_by_side(first, second, rows)
     for name, difference in sources:
@@ -118,37 +118,6 @@ def _configuration(found: Comparison) -> Iterable[Any]:
 def _diff(first: str, second: str, one: Any, other: Any) -> Text:
     lines = difflib.unified_diff(plain(one).splitlines(), plain(other).splitlines(), first, second, lineterm="", n=1)
     return Text("\n".join(line for line in lines if not line.startswith("@@")))
-
-
-def plain(value: Any) -> str:
-    """A value for a reader: numbers short, nothing for ``None``."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(plain, value)) if all(isinstance(item, str) for item in value) else str(list(value))
-    if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.5g}"
-    return str(value)
-
-
-def _setting(value: Any) -> str:
-    """A configuration value in one line: what an optimizer or a metric is, by name, and how it is set."""
-    if not isinstance(value, Mapping):
-        return _short(plain(value))
-    named = [text.rpartition(".")[2] for part, text in value.items() if part.startswith("object ")]
-    named += [part.partition(" ")[2] for part in value if part.startswith(_SOURCE_KINDS)]
-    settings = [
-        f"{part.rpartition('.')[2] if part.startswith('constant ') else part}={_short(text)}"
-        for part, text in value.items()
-        if not part.startswith(("object ", *_SOURCE_KINDS)) and " default " not in part
-    ]
-    return "; ".join([", ".join(named), ", ".join(settings)]).strip("; ")
-
-
-def _short(text: str) -> str:
-    return text[:_SHOWN_OF_HASH] if _HASH.fullmatch(text) else text
 
 
 def _spent(usage: Usage) -> str:

@@ -103,6 +103,7 @@ class Journal(JournalRecording):
         program: Fingerprint,
         data: Fingerprint,
         seed: int = 0,
+        adopt: Iterable[str] = (),
     ) -> RunHandle:
         """Begin a run.
 
@@ -110,6 +111,8 @@ class Journal(JournalRecording):
             name: unique in this journal; ``None`` takes ``run-N``.
             config: JSON values; compared on resume.
             program, data: what is optimized, and on what; compared on resume.
+            adopt: keys of calls that were asked for before it was known what the run is. Those that no run has paid for
+                are this one's from now on.
 
         Raises:
             JournalError: the name is taken, or ``config`` is not JSON.
@@ -153,6 +156,10 @@ class Journal(JournalRecording):
                     "another name"
                 ) from error
             assert identity is not None
+            connection.executemany(
+                "UPDATE paid_calls SET run_id = ? WHERE scope = 0 AND key = ? AND run_id IS NULL",
+                [(identity, key) for key in adopt],
+            )
             taken_ids.append(identity)
             self._locks.acquire(identity, chosen)  # inside the transaction: no reader sees the run without its lock
             return RunHandle(identity, chosen)

@@ -5,7 +5,6 @@ Reads a journal and writes one file. Knows nothing of how runs are made.
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from hyperfunc.journal.graph import graph_of_components, to_svg
 from hyperfunc.journal.history import JournalHistory
 from hyperfunc.journal.lineage import lineage_svg
 from hyperfunc.journal.records import GenerationRecord, RunRecord, ScoreRecord, TraceRecord
+from hyperfunc.journal.settings_text import setting_text
 from hyperfunc.journal.style import STYLE
 from hyperfunc.journal.textdiff import text_diff
 from hyperfunc.journal.timefmt import duration, moment
@@ -195,7 +195,7 @@ def _lineage(history: JournalHistory, name: str) -> str:
                 f"{escape(split)} {sum(values) / len(values):.4g} ({len(values)})" if values else escape(split)
             )
         changed = "".join(
-            f"<h4>{escape(text)}</h4><pre>{_shown(value)}</pre>" for text, value in candidate.texts.items()
+            f"<h4>{escape(text)}</h4><pre>{escape(value)}</pre>" for text, value in candidate.texts.items()
         )
         rows.append(
             [
@@ -230,7 +230,6 @@ def _spend(by_component: Mapping[str, Usage]) -> str:
         "cached",
         "US dollars",
         "seconds in calls",
-        "evaluations",
     ]
     rows = [_usage_row(escape(component), usage) for component, usage in ordered]
     return _table(heads, [*rows, _usage_row("<b>total</b>", sum(by_component.values(), Usage()))])
@@ -238,8 +237,7 @@ def _spend(by_component: Mapping[str, Usage]) -> str:
 
 def _usage_row(name: str, usage: Usage) -> list[str]:
     counts = (usage.calls, usage.input_tokens, usage.output_tokens, usage.cached_tokens)
-    money = [f"{usage.usd:.4f}", f"{usage.seconds:.2f}", f"{usage.evaluations:,}"]
-    return [name, *(f"{count:,}" for count in counts), *money]
+    return [name, *(f"{count:,}" for count in counts), f"{usage.usd:.4f}", f"{usage.seconds:.2f}"]
 
 
 def _slowest(history: JournalHistory, name: str, traces: Sequence[TraceRecord]) -> str:
@@ -295,14 +293,16 @@ def _configuration(run: RunRecord) -> str:
         **run.config,
         "seed": run.seed,
         "git revision": run.git_revision or "none",
-        "program hash": run.program_hash[:16],
-        "data hash": run.data_hash[:16],
+        "program": run.program_hash,
+        "data": run.data_hash,
         **run.environment,
     }
-    return _table(
-        ["setting", "value"],
-        [[escape(str(name)), f"<code>{_shown(value)}</code>"] for name, value in facts.items() if value is not None],
-    )
+    rows = [
+        [f'<span class="name">{escape(str(name))}</span>', f"<code>{escape(setting_text(value))}</code>"]
+        for name, value in facts.items()
+        if value is not None
+    ]
+    return _table(["setting", "value"], rows)
 
 
 # -- pieces -----------------------------------------------------------------------------------------------------
@@ -321,12 +321,6 @@ def _empty(text: str) -> str:
 
 def _more(count: int, shown: int = _MOST_ROWS) -> str:
     return f'<p class="empty">{count - shown:,} more are not shown</p>' if count > shown else ""
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:.6g}"
-    return escape(str(value))
 
 
 def _anchor(title: str) -> str:

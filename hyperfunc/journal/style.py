@@ -54,5 +54,6 @@ del{background:var(--badbg);color:var(--bad);text-decoration:line-through}
 .failed,.rejected,.interrupted{color:var(--bad)}
 .running,.seed{color:var(--accent)}
 .lineage .finished text,.lineage g text{fill:var(--soft)}
+.name{white-space:nowrap}
 details summary{cursor:pointer;color:var(--accent)}
 """

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyperfunc.budget import Budget
+from hyperfunc.errors import ConfigurationError
 from hyperfunc.journal import Journal
 from hyperfunc.optimization.options import Callback, LoopOptions
 from hyperfunc.scheduling.economy import NO_ECONOMY, Economy
@@ -38,6 +39,16 @@ class OptimizeArguments:
     economy: Economy = NO_ECONOMY
     schedule: str = "joint"
     pretest: bool = True
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and not isinstance(self.budget, Budget):
+            raise ConfigurationError(f"budget: expected a Budget, such as Budget(usd=2.0), got {self.budget!r}")
+        if not isinstance(self.economy, Economy):
+            raise ConfigurationError(
+                f"economy: expected an Economy, such as Economy(minibatch=AdaptiveMinibatch()), got {self.economy!r}"
+            )
+        if self.steps is not None and self.steps < 0:
+            raise ConfigurationError(f"steps: expected 0 or more generations, got {self.steps}")
 
     def in_scope(self) -> OptimizeArguments:
         """With the budget of the scope around, where none is given."""

@@ -50,6 +50,7 @@ class OptimizationRun:
         settings: for the progress bar.
         budget: evaluations and paid calls are reserved there; when it is spent the run ends with its best θ.
         durable: where the state is kept, and whence an earlier one is taken up.
+        ledger: the books of the run, begun before its first step.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class OptimizationRun:
         settings: Settings,
         budget: Budget | None = None,
         durable: DurableRun | None = None,
+        ledger: UsageLedger,
     ) -> None:
         self.progress = progress
         self.evaluation = evaluation
@@ -74,8 +76,7 @@ class OptimizationRun:
         self.settings = settings
         self.budget = budget
         self.durable = durable
-        around = current_scope().ledger
-        self.ledger = UsageLedger(None if around is None else around.record)
+        self.ledger = ledger
         self.notes: list[str] = []
         self._initial_theta = progress.best_theta
         self._schedule = find_schedule(options.schedule)

@@ -41,8 +41,9 @@ def _content(messages: Sequence[Message], params: Mapping[str, Any]) -> tuple[li
                 texts.append(part.get("text") or "")
         if message.get("tool_calls"):
             texts.append(str(message["tool_calls"]))
-    if params.get("tools"):
-        texts.append(str(params["tools"]))
+    for name in ("tools", "response_format"):  # schemas are written into the prompt, and billed
+        if params.get(name):
+            texts.append(str(params[name]))
     return texts, images
 
 

@@ -162,6 +162,7 @@ class AttemptMaker:
                 async for piece in pieces:
                     if attempt.first_chunk_at is None:
                         attempt.first_chunk_at = loop_time()
+                        self._gate.rate.update(read_rate_headers(piece.headers), self._gate.in_flight - 1)
                     content, reasoning = assembled.add(piece.payload)
                     if assembled.has_usage:
                         attempt.tokens, attempt.outcome_known = assembled.usage, True

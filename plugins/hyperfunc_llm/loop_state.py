@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from importlib import import_module
 from typing import Any
 
+from hyperfunc.calls import StoredCall
 from hyperfunc.plugins import current_plugins
 from hyperfunc_llm.endpoints import Endpoint
 from hyperfunc_llm.limits import EndpointRate, Gate
@@ -25,7 +26,7 @@ class LoopState:
     """One event loop's share of a runtime."""
 
     def __init__(self) -> None:
-        self.flights: SingleFlight[LLMResponse] = SingleFlight()
+        self.flights: SingleFlight[tuple[LLMResponse, StoredCall]] = SingleFlight()
         self.timeouts = TimeoutWatch()
         self.hits = 0
         self._gates: dict[tuple[str, str | None, str | None], Gate] = {}

@@ -9,6 +9,7 @@ that link an extension statically (https://sqlite.org/c3ref/auto_extension.html)
 from __future__ import annotations
 
 import ctypes
+import os
 import sqlite3
 import sys
 import threading
@@ -20,6 +21,15 @@ from typing import Any
 __all__ = ["Connection", "load_into", "offered_to_new_connections", "why_not"]
 
 _registering = threading.Lock()
+
+
+def _in_a_forked_child() -> None:
+    global _registering
+    _registering = threading.Lock()  # whoever held it does not live here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_a_forked_child)
 
 
 class Connection(sqlite3.Connection):

@@ -38,7 +38,8 @@ class PromptSearchResult:
     Attributes:
         pool: every candidate, with its verdict.
         best: the candidate whose texts the system now has; the seed when nothing was accepted.
-        finish_reason: ``completed``, ``no failures``, ``nothing to optimize`` or ``budget:…``; ``""`` on the way.
+        finish_reason: ``completed``, ``no failures``, ``nothing to optimize``, ``nothing to show`` (demos) or
+            ``budget:…``; ``""`` on the way.
         evaluations: program runs that were made.
         usage: what proposals and runs used together.
     """

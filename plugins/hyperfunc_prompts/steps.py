@@ -90,8 +90,8 @@ class PromptSearch:
 
     @property
     def finish_reason(self) -> str:
-        """Why there is no further step: ``completed``, ``no failures``, ``nothing to optimize``, ``budget:…``; ``""``
-        while there is one."""
+        """Why there is no further step: ``completed``, ``no failures``, ``nothing to optimize``, ``nothing to show``
+        (demos), ``budget:…``; ``""`` while there is one."""
         return self._ended or (self._proposer.finished if self._proposer is not None else "")
 
     @property

@@ -22,7 +22,7 @@ from hyperfunc_local.model import LocalModel
 from hyperfunc_serve.errors import RequestError, ServeError, envelope
 from hyperfunc_serve.gateway import Gateway
 from hyperfunc_serve.metrics import ServerMetrics
-from hyperfunc_serve.middleware import BodyLimit, Counting, KeyCheck
+from hyperfunc_serve.middleware import BodyLimit, Counting, Failures, KeyCheck
 from hyperfunc_serve.model_cache import ModelCache
 from hyperfunc_serve.native_routes import native_routes
 from hyperfunc_serve.openai_routes import openai_routes
@@ -62,6 +62,7 @@ def create_app(loaders: Mapping[str, Callable[[], LocalModel]], settings: Server
     app.include_router(openai_routes(gateway))
     _handle_errors(app)
     # The last one added is the outermost.
+    app.add_middleware(Failures)
     app.add_middleware(BodyLimit, most=settings.max_body_bytes)
     if settings.api_key is not None:
         app.add_middleware(KeyCheck, key=settings.api_key)

@@ -1,8 +1,10 @@
-"""Around every request: the API key, the size of the body, counting. Plain ASGI, so that streams pass untouched."""
+"""Around every request: the API key, the size of the body, failures, counting. Plain ASGI, so that streams pass
+untouched."""
 
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 from typing import Any
@@ -12,7 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hyperfunc_serve.errors import envelope
 from hyperfunc_serve.metrics import ServerMetrics
 
-__all__ = ["BodyLimit", "Counting", "KeyCheck"]
+__all__ = ["BodyLimit", "Counting", "Failures", "KeyCheck"]
+
+_log = logging.getLogger(__name__)
 
 _OPEN_PATHS = frozenset({"/", "/health"})
 
@@ -82,6 +86,30 @@ class BodyLimit:
             return await receive()
 
         await self._app(scope, replay, send)
+
+
+class Failures:
+    """Answers what nobody foresaw with 500, in the envelope of all other errors, and logs it; the connection stays
+    usable. A response that has begun can only be broken off."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watch(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except Exception as error:
+            if scope["type"] != "http" or begun:
+                raise
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            await _refuse(send, 500, f"the server failed ({type(error).__name__}); its log says more")
 
 
 class Counting:

@@ -120,8 +120,9 @@ def _completion(gateway: Gateway, served: Served, body: CompletionBody) -> _Call
 
 
 def _chat(gateway: Gateway, served: Served, body: ChatBody) -> _Call:
-    if body.tools or body.functions:
-        raise RequestError(400, "tools are not supported", parameter="tools")
+    for name, sent in (("tools", body.tools), ("functions", body.functions)):
+        if sent:
+            raise RequestError(400, f"{name} are not supported", parameter=name)
     if body.top_logprobs is not None and not body.logprobs:
         raise RequestError(400, "top_logprobs needs logprobs: true", parameter="top_logprobs")
     own = served.model.template

@@ -18,6 +18,7 @@ from hyperfunc import (
     Integer,
     LMParam,
     LoRAWeight,
+    Racing,
     Settings,
     Space,
     hyperfunction,
@@ -294,10 +295,26 @@ async def test_history_has_a_table_and_a_plot(tmp_path):
     assert "completed: fitness" in str(result)
 
 
-@pytest.mark.parametrize("wrong", [{"minibatch": 0}, {"validate_every": -1}, {"patience": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"minibatch": 0}, {"validate_every": -1}, {"patience": 0}, {"steps": -1}, {"budget": 3}, {"economy": Racing()}],
+)
 async def test_nonsense_is_refused(wrong):
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         await Chain(system_optimizer=optimizer()).optimize(regression(3), MSE(), **wrong)
+
+
+@pytest.mark.parametrize("wrong", [3, ESHybridSystemOptimizer])
+async def test_what_is_no_optimizer_is_refused_by_name(wrong):
+    with pytest.raises(ConfigurationError, match=r"system_optimizer: expected an optimizer .* got "):
+        await Chain(system_optimizer=wrong).optimize(regression(3), MSE())
+    with pytest.raises(ConfigurationError, match=r"^optimizer: expected an optimizer"):
+        await Chain().optimize_tensors(regression(3), MSE(), optimizer=wrong)
+
+
+async def test_an_optimizer_may_be_named_for_tensors_alone():
+    result = await Chain().optimize_tensors(regression(3), MSE(), optimizer="snes", steps=1)
+    assert len(result.history) == 1
 
 
 async def test_no_examples_and_wrong_examples_are_refused():

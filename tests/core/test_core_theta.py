@@ -375,3 +375,9 @@ class TestParameterTypes:
 
 def _takes_hp(x, hp):
     return x
+
+
+def test_a_name_that_nobody_has_says_what_there_is():
+    assert str(UnknownParameterError("b.hp", ["a.hp"])).endswith("'b.hp'; did you mean 'a.hp'? known: a.hp")
+    assert str(UnknownParameterError("nothing", ["a.hp"])).endswith("'nothing'; known: a.hp")
+    assert str(UnknownParameterError("a.hp", [])).endswith("so run the program once before")

@@ -116,7 +116,13 @@ async def test_contexts_of_tasks() -> None:
 def test_nonsense() -> None:
     """Nonsense is refused where it is written: negative seconds, fractions of workers, an unknown execution."""
     nonsense: list[dict[str, Any]] = [{"timeout_s": -1}, {"workers": 0.5}, {"execution": "fast"}, {"retries": -1}]
+    nonsense += [{"retries": 1.5}, {"timeout_s": "3"}, {"timeout_s": float("nan")}, {"window": True}]
     for options in nonsense:
         (name,) = options
         with pytest.raises(ConfigurationError, match=name):
             Settings(**options)
+    limits: list[dict[str, Any]] = [{"retries": 1.5}, {"timeout_s": "3"}, {"max_calls": 2.5}, {"max_calls": True}]
+    for options in limits:
+        (name,) = options
+        with pytest.raises(ConfigurationError, match=name):
+            hyperfunction(**options)(len)

@@ -14,7 +14,7 @@ import pytest
 from hyperfunc.errors import ConfigurationError
 from hyperfunc.testing import VirtualLoop
 from hyperfunc.testing.llm_server import LLMServer, Rule
-from hyperfunc_llm import AdaptiveRateLimiter, LLMRuntime
+from hyperfunc_llm import AdaptiveRateLimiter, LLMRequest, LLMRuntime
 from hyperfunc_llm.limits import AdaptivePace, EndpointRate, Gate, read_rate_headers, retry_after_s
 
 
@@ -304,3 +304,17 @@ async def test_rate_limit_false_ignores_limits_but_not_cooldowns(
     start = time.perf_counter()
     await ask(runtime, "first")
     assert time.perf_counter() - start >= 0.19
+
+
+# litellm 1.91 reads fields of its stream models in a way that pydantic deprecates.
+@pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
+async def test_limits_announced_with_a_stream_hold_too(
+    server: LLMServer, play: Callable[..., None], make_runtime: Callable[..., LLMRuntime], transport: str
+) -> None:
+    play(limit=1, limit_window_s=0.3, limit_headers=True)
+    runtime = make_runtime(transport)
+    for text in ("one", "two"):
+        async for chunk in runtime.stream("m", LLMRequest([{"role": "user", "content": text}])):
+            last = chunk
+        assert last.response is not None
+    assert server.counters()["statuses"] == {"200": 2}  # the second waited instead of being refused

@@ -296,6 +296,18 @@ async def test_reserved_before_and_settled_after(server: LLMServer, play: Play, 
     assert budget.settled[1].output_tokens == server.counters()["tokens"]["completion"]
 
 
+async def test_a_schema_is_part_of_the_worst_case(make_runtime: Make) -> None:
+    runtime, budget = make_runtime(max_output_tokens=10), Budget()
+    schema = {"type": "object", "properties": {"word": {"type": "string", "description": "w" * 500}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    messages = [{"role": "user", "content": "hello you"}]
+    with enter_scope(budget=budget):
+        await runtime.complete("m", LLMRequest(messages))
+        await runtime.complete("m", LLMRequest(messages, {"response_format": wanted}))
+    plain, formed = budget.reserved
+    assert formed.input_tokens >= plain.input_tokens + 500
+
+
 async def test_a_full_budget_sends_nothing_and_keeps_no_slot(server: LLMServer, make_runtime: Make, ask: Ask) -> None:
     runtime = make_runtime(concurrency=1)
     with enter_scope(budget=Budget(most_calls=1)):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,7 @@ from hyperfunc.errors import MissingDependencyError
 from hyperfunc_memory import Match, Memory, MemoryEntry, Scope
 from hyperfunc_memory.backend import ReadFilter
 from hyperfunc_memory.embedding import Meaning, embedded
+from hyperfunc_memory.sqlite_vectors import offered_to_new_connections
 
 _SEARCHES = ("numpy", "extension")
 
@@ -141,6 +144,33 @@ def test_kill_9_loses_no_acknowledged_vector(extended_url: str) -> None:
         for line in lines:
             content = f"text {int(line)}"
             assert neighbours(memory, "extension", content, 1)[0].entry.content == content
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_is_forked_while_a_connection_is_opened_opens_its_own() -> None:
+    pytest.importorskip("sqlite_vec")
+    opening, done = threading.Event(), threading.Event()
+
+    def open_for_long() -> None:
+        with offered_to_new_connections():
+            opening.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=open_for_long)
+    thread.start()
+    try:
+        assert opening.wait(30)
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)
+            with offered_to_new_connections():
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_an_extension_that_cannot_be_had_is_a_missing_dependency(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import json
 import os
 import socket
@@ -132,6 +133,17 @@ def browsing(chromium: Path, **local_storage: str) -> Iterator[Any]:
     assert faults == []
 
 
+def click_until(page: Any, text: str, sign: str) -> None:
+    """Click on ``text`` until ``sign`` is there: a page that is still being put together may lose a click."""
+    failure = importlib.import_module("playwright.sync_api").TimeoutError
+    for _ in range(5):
+        page.get_by_text(text, exact=True).first.click()
+        with contextlib.suppress(failure):
+            page.get_by_text(sign, exact=True).first.wait_for(timeout=10_000)
+            return
+    pytest.fail(f"{sign!r} did not appear after clicks on {text!r}")
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_phoenix_shows_the_spans(tmp_path: Path, protocol: str, chromium: Path, pictures: Path) -> None:
     command = tool("HYPERFUNC_TEST_PHOENIX", "phoenix")
@@ -175,8 +187,7 @@ def test_phoenix_shows_the_spans(tmp_path: Path, protocol: str, chromium: Path, 
             page.goto(f"{address}/redirects/traces/{trace}")
             for name in names:
                 page.get_by_text(name, exact=True).first.wait_for()
-            page.get_by_text("chat small", exact=True).first.click()
-            page.get_by_text("hyperfunc.cost.usd").first.wait_for()
+            click_until(page, "chat small", "hyperfunc.cost.usd")
             page.screenshot(path=pictures / f"phoenix-{protocol}.png")
 
 
@@ -252,8 +263,7 @@ def test_mlflow_shows_the_spans_and_the_curves(tmp_path: Path, chromium: Path, p
             page.goto(f"{address}/#/experiments/0/traces?selectedEvaluationId={spans[0]['trace']}")
             for name in names:
                 page.get_by_text(name, exact=True).first.wait_for()
-            page.get_by_text("chat small", exact=True).first.click()
-            page.get_by_text("HI", exact=True).first.wait_for()  # what the model answered
+            click_until(page, "chat small", "HI")  # what the model answered
             page.screenshot(path=pictures / "mlflow-trace.png")
             page.get_by_role("tab", name="Attributes").click()
             page.get_by_text("hyperfunc.cost.usd", exact=True).first.wait_for()

@@ -90,8 +90,7 @@ async def main(program: str, seed: int, steps: int, path: str) -> None:
     budget = Budget(calls=1000, evaluations=2000)  # what a step has used of it decides what the next one is made of
     result = await optimize(program, seed, steps, path, budget)
     told: list[Any] = [result.theta.content_hash, result.finish_reason, len(result.history), dict(result.theta.texts)]
-    # The very first call of a program, which shows what it consists of, is paid for before there is a run.
-    spent = [result.usage.calls, result.usage.total_tokens, budget.spent.evaluations]
+    spent = [result.usage.calls, result.usage.total_tokens, budget.spent.calls, budget.spent.evaluations]
     print("result", json.dumps([*told, [g.kind for g in result.history], spent]), flush=True)
 
 

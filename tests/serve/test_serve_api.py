@@ -477,8 +477,8 @@ def test_metrics_count_what_happened(http: httpx.Client) -> None:
     assert value(tokens) == before + 7
     assert value("hyperfunc_model_cache_hits_total") == hits + 1
     assert value('hyperfunc_requests_total{route="/generate",status="200"}') >= 2
-    http.get("/no/such/path/12345")
-    assert "12345" not in http.get("/metrics").text
+    http.get("/no/such/path/unheard-of")
+    assert "unheard-of" not in http.get("/metrics").text
 
 
 def test_an_api_key_guards_everything_but_page_and_health() -> None:
@@ -637,6 +637,32 @@ def test_large_bodies_are_refused_before_they_are_read(url: str) -> None:
         assert streamed.status_code == 413
     except httpx.WriteError:
         pass  # the server closed the connection while we were still writing
+
+
+def test_what_nobody_foresaw_has_the_envelope_too(caplog: pytest.LogCaptureFixture) -> None:
+    def unreadable() -> LocalModel:
+        raise OSError("a disk of ours at /secret")
+
+    loaders = {"unreadable": unreadable, "demo": lambda: demo_model(hidden=32)}
+    with server_in_thread(loaders) as (url, _), httpx.Client(base_url=url, timeout=30) as http:
+        failed = http.post("/generate", json={"prompt": "a"})
+        again = http.post(
+            "/generate", json={"model": "demo", "prompt": "a", "max_tokens": 1}
+        )  # over the same connection
+    assert failed.status_code == 500
+    assert failed.json()["error"].keys() == {"message", "type", "param", "code"}
+    assert failed.json()["error"]["type"] == "server_error"
+    assert "OSError" in failed.json()["error"]["message"]
+    assert "secret" not in failed.text
+    assert "/secret" in caplog.text  # for whoever runs the server
+    assert again.status_code == 200
+
+
+@pytest.mark.parametrize("field", ["tools", "functions"])
+def test_a_refusal_names_the_field_that_was_sent(http: httpx.Client, field: str) -> None:
+    refused = http.post("/v1/chat/completions", json={"messages": USER, field: [{"name": "look_up"}]})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == field
 
 
 # --- shutting down ---------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ class EndpointRate:
             due -= part
 
     def record_429(self, retry_after: float | None = None) -> float:
-        """Pause; returns for how many seconds: the server's wish, or the escalating backoff if that is longer."""
+        """Pause; returns for how many seconds: the server's wish, else the escalating backoff."""
         now = asyncio.get_running_loop().time()
         backoff = min(self._max, self._initial * self._multiplier**self._escalation)
         wait = backoff if retry_after is None else retry_after
