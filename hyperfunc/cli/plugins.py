@@ -15,7 +15,7 @@ from rich.table import Table
 from hyperfunc import hookspecs
 from hyperfunc.catalogue import BUILTIN
 from hyperfunc.cli.new_plugin import write_plugin
-from hyperfunc.errors import HyperfuncError, MissingDependencyError, PluginError
+from hyperfunc.errors import DuplicateNameError, HyperfuncError, MissingDependencyError, PluginError
 from hyperfunc.hookspecs import PROJECT
 from hyperfunc.plugins import PluginInfo, Plugins, current_plugins
 
@@ -93,7 +93,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
     problems, notes = _check_things(plugins)
     for key, info in plugins.infos.items():
         if info.state == "failed":
-            problems.append(f"plugin {info.label}: {info.reason} ({_remedy(key, info)})")
+            reason = info.reason.removeprefix(f"plugin {info.label}: ")  # our own errors name the plugin already
+            problems.append(f"plugin {info.label}: {reason} ({_remedy(key, info)})")
     for info in imports_torch:
         notes.append(f"plugin {info.label} imports torch when it is loaded; register import strings instead")
     for variable, names in (
@@ -124,8 +125,11 @@ def _check_things(plugins: Plugins) -> tuple[list[str], list[str]]:
                 registry.get(name)
             except MissingDependencyError as error:
                 notes.append(f"{registry.kind} {name!r} of {registry.owner(name)}: {error}")
+            except DuplicateNameError as error:
+                problems.append(str(error))  # says itself what to do, and is no one plugin's fault
             except HyperfuncError as error:
-                problems.append(str(error))
+                owner = registry.owner(name)
+                problems.append(f"{error} ({_remedy(owner, plugins.infos[owner])})")
     return problems, notes
 
 

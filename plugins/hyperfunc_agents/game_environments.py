@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperfunc.errors import ConfigurationError, MissingDependencyError
@@ -20,6 +21,7 @@ __all__ = [
     "as_environment_action",
     "as_observation",
     "gymnasium_module",
+    "of_dtype",
     "resolve_environment",
 ]
 
@@ -148,7 +150,7 @@ def as_environment_action(action: Any, space: Any) -> Any:
         space: the environment's ``action_space``; ``None``: a 0-dim tensor becomes a number, others an array.
 
     Raises:
-        ConfigurationError: numbers whose shape is not that of the space.
+        ConfigurationError: numbers whose shape is not that of the space, or fractions where it has whole numbers.
     """
     if isinstance(action, Mapping):
         return {key: as_environment_action(value, _part(space, key)) for key, value in action.items()}
@@ -167,8 +169,26 @@ def as_environment_action(action: Any, space: Any) -> Any:
             raise ConfigurationError(
                 f"action: the environment expects the shape {tuple(shape)} ({space}), run() answered {array.shape}"
             )
-    array = array.astype(dtype, copy=False) if dtype is not None else array
+    array = of_dtype(array, dtype, space)
     return int(array) if shape == () and array.dtype.kind in "iu" else array
+
+
+def of_dtype(array: NDArray[Any], dtype: Any, space: Any) -> NDArray[Any]:
+    """``array`` in the numbers of ``space``, of which ``dtype`` is the type (``None``: as it is).
+
+    Raises:
+        ConfigurationError: it would lose fractions: 0.7 is no action 0.
+    """
+    if dtype is None:
+        return array
+    if array.dtype.kind == "f" and np.dtype(dtype).kind in "iu":
+        whole = np.isfinite(array) & (array == np.floor(array))
+        if not whole.all():
+            raise ConfigurationError(
+                f"action: the environment expects whole numbers ({space}), run() answered {array[~whole].flat[0]:.4g}; "
+                "choose one, for example with argmax(-1)"
+            )
+    return array.astype(dtype, copy=False)
 
 
 def _part(space: Any, key: Any) -> Any:

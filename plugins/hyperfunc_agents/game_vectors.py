@@ -25,6 +25,7 @@ from hyperfunc_agents.game_environments import (
     as_environment_action,
     as_observation,
     gymnasium_module,
+    of_dtype,
 )
 
 __all__ = ["EnvironmentPool", "Lanes", "LanesStep", "NativeLanes", "SeparateLanes", "native_lanes"]
@@ -181,7 +182,7 @@ class NativeLanes:
         return torch.from_numpy(self._observations.copy())
 
     def step(self, actions: Any, alive: Flags) -> LanesStep:
-        array = actions.numpy().reshape(self._shape).astype(self._dtype, copy=False)
+        array = of_dtype(actions.numpy().reshape(self._shape), self._dtype, self._vector.single_action_space)
         observations, rewards, terminated, truncated, _ = self._vector.step(array)
         # Contiguous: CartPole hands out a transposed view, on which small matrix products take five times as long.
         seen = torch.from_numpy(np.ascontiguousarray(observations))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hyperfunc import Example, HyperSystem, hyperfunction
+from hyperfunc import ESHybridSystemOptimizer, Example, HyperSystem, hyperfunction
 from hyperfunc.errors import ConfigurationError
 from hyperfunc_agents import (
     EpisodeResult,
@@ -198,12 +198,37 @@ def test_actions_and_observations_are_converted():
     assert as_environment_action(torch.tensor([2]), discrete) == 2
     moved = as_environment_action(torch.tensor([0.5, -0.5], dtype=torch.float64), box)
     assert moved.dtype == np.float32
+    assert as_environment_action(torch.tensor(2.0), discrete) == 2
     assert as_environment_action("north", None) == "north"
     nest = as_observation({"pixels": np.zeros((2, 2), np.uint8), "cell": 3, "words": "a wall", "pair": (1.0, True)})
     assert nest["pixels"].dtype == torch.uint8
     assert (nest["cell"].dtype, nest["cell"].shape) == (torch.int64, torch.Size([]))
     assert nest["words"] == "a wall"
     assert nest["pair"][1].dtype == torch.bool
+
+
+@pytest.mark.parametrize("action", [0.7, float("nan"), float("inf")])
+def test_a_fraction_is_no_whole_action(action: float):
+    with pytest.raises(ConfigurationError, match=r"expects whole numbers \(Discrete\(2\)\), run\(\) answered"):
+        as_environment_action(torch.tensor(action), gymnasium.spaces.Discrete(2))
+
+
+async def test_a_population_whose_actions_are_fractions_is_told_so():
+    class Undecided(HyperSystem):
+        agent_type = "game"
+
+        def __init__(self) -> None:
+            super().__init__(seed=0)
+            self.network = hyperfunction(torch.nn.Linear(4, 1), optimize_hparams=True)
+
+        async def run(self, observation: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid((await self.network(observation))[0])
+
+    optimizer = ESHybridSystemOptimizer(steps=1, pop_size=4)
+    with pytest.raises(ConfigurationError, match=r"expects whole numbers .* argmax"):
+        await Undecided().optimize_tensors(
+            episodes("CartPole-v1", 2, max_steps=5), EpisodeReturn(), optimizer=optimizer
+        )
 
 
 def test_an_observation_is_not_the_environments_own_buffer():

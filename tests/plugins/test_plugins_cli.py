@@ -115,8 +115,21 @@ def test_the_doctor_finds_what_is_wrong_and_says_what_to_do(plugins: Plugins) ->
     result = invoke("plugins", "doctor")
     assert result.exit_code == 1
     assert "strategy 'gone' of broken (hyperfunc-broken 0.1) cannot be imported" in result.stdout
-    assert "pip uninstall hyperfunc-broken, or set HYPERFUNC_DISABLE_PLUGINS=broken" in result.stdout
+    problems = [line for line in result.stdout.splitlines() if line.startswith("problem: ")]
+    remedy = "(update it, pip uninstall hyperfunc-broken, or set HYPERFUNC_DISABLE_PLUGINS=broken)"
+    assert [line.endswith(remedy) for line in problems] == [True, True]
     assert result.stdout.endswith("3 plugins, 2 problems\n")
+
+
+def test_the_doctor_names_a_refused_plugin_once(tmp_path: Path) -> None:
+    (tmp_path / "shout.py").write_text(
+        "from hyperfunc import hookimpl\n@hookimpl\ndef hyperfunc_register_scorerz(register): ...\n", "utf-8"
+    )
+    with use_plugins(load_plugins(entry_points=False, directory=tmp_path)):
+        result = invoke("plugins", "doctor")
+    assert result.exit_code == 1
+    assert result.stdout.count("plugin shout") == 1
+    assert "did you mean 'hyperfunc_register_scorers'" in result.stdout
 
 
 def test_the_doctor_is_content_with_what_is_sound(monkeypatch: pytest.MonkeyPatch) -> None:
