@@ -39,14 +39,19 @@ class TrainableSystem(Protocol):
 
     def program(self, theta: Mapping[str, ThetaValue] | None = ..., settings: Settings | None = ...) -> Program: ...
 
-    async def record(self, inputs: Mapping[str, Any]) -> tuple[Any, Tape]: ...
+    async def record(self, inputs: Mapping[str, Any], *, settings: Settings | None = ...) -> tuple[Any, Tape]: ...
 
 
-async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tuple[int, Tape] | None:
+async def discover(
+    system: TrainableSystem, examples: Sequence[Example], settings: Settings | None = None
+) -> tuple[int, Tape] | None:
     """Let components register themselves: run the program on one example, or on a few where that costs nothing.
 
     A run that raises is no reason to stop here; whoever evaluates will hear of it. Only where every run raised and no
     component is known is there nothing to go on with.
+
+    Args:
+        settings: those of the evaluation or optimization that follows.
 
     Raises:
         ConfigurationError: the program is put together wrongly.
@@ -63,7 +68,7 @@ async def discover(system: TrainableSystem, examples: Sequence[Example]) -> tupl
     first_error: Exception | None = None
     for position, example in enumerate(examples[:_DISCOVERY_RUNS]):
         try:
-            _, tape = await system.record(example.inputs)
+            _, tape = await system.record(example.inputs, settings=settings)
         except ConfigurationError:
             raise  # of the program, not of the example
         except Exception as error:

@@ -69,7 +69,7 @@ class Fitness:
         if isinstance(metric, type):
             raise EvaluationError(f"a metric is a scorer, not its class: write {metric.__name__}()")
         if isinstance(metric, str):
-            metric = current_plugins().get("scorers", metric)()
+            metric = current_plugins().make("scorers", metric)
         self._scorer: Scorer | None = metric if hasattr(metric, "score") else None
         if self._scorer is None and not callable(metric):
             raise EvaluationError(

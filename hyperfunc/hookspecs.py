@@ -65,7 +65,7 @@ def hyperfunc_register_prompt_optimizers(register: Register) -> None:
 @hookspec
 def hyperfunc_register_memory_backends(register: Register) -> None:
     """Fires when a ``Memory`` is opened. Register, under the scheme of the URLs that it serves (``"sqlite"``,
-    ``"postgresql"``), a callable ``(url, **options) -> MemoryBackend``."""
+    ``"postgresql"``), a callable ``(url) -> MemoryBackend``."""
 
 
 @hookspec
@@ -97,8 +97,8 @@ def hyperfunc_register_model_families(register: Register) -> None:
 
 @hookspec
 def hyperfunc_register_llm_transports(register: Register) -> None:
-    """Fires when an endpoint of an LLM is first used. Register a class whose instances have
-    ``async send(request) -> LLMResponse``."""
+    """Fires when an endpoint of an LLM is first used. Register a class whose instances have ``load()``,
+    ``async send(request) -> Reply``, ``stream(request)``, which yields chunks, and ``async aclose()``."""
 
 
 @hookspec
@@ -142,7 +142,8 @@ def hyperfunc_generation_finished(run: str, generation: int, record: Mapping[str
     Args:
         run: the run's name.
         generation: 0 for the first.
-        record: fitness statistics, validation, sigma, spend, as plain numbers.
+        record: index, best, mean, worst, center (the score that selects), sigma, dropped, evaluations, seconds and the
+            like, as plain numbers.
     """
 
 

@@ -223,6 +223,27 @@ class Plugins:
         """The thing of one kind and name. Raises PluginError."""
         return self.registry(kind).get(name)
 
+    def make(self, kind: str, name: str, /, **options: Any) -> Any:
+        """The thing of one kind and name, made with ``options``.
+
+        Raises:
+            PluginError: there is no such thing.
+            ConfigurationError: it needs other arguments.
+        """
+        factory = self.get(kind, name)
+        try:
+            signature = inspect.signature(factory)
+            signature.bind(**options)
+        except TypeError as error:
+            made = getattr(factory, "__name__", name)
+            raise ConfigurationError(
+                f"the {_singular(kind)} {name!r} cannot be made with {sorted(options) or 'no arguments'}: {error}; "
+                f"it takes {made}{signature}"
+            ) from None
+        except ValueError:  # nothing is known of its arguments
+            pass
+        return factory(**options)
+
     def kinds(self) -> list[str]:
         """Every kind of thing that can be registered."""
         return sorted(n.removeprefix(_REGISTER) for n in _hook_names() if n.startswith(_REGISTER))
@@ -282,7 +303,8 @@ class Plugins:
 
     def _fail(self, key: str, error: BaseException, hook: str = "") -> None:
         info = self.infos[key]
-        text = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+        told = str(error).removeprefix(f"plugin {info.label}: ")  # our own errors name the plugin already
+        text = told if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
         reason = f"in {hook}: {text}" if hook else text
         if self.strict:
             raise error if isinstance(error, PluginError) else PluginError(f"plugin {info.label}: {reason}") from error

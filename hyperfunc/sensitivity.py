@@ -187,7 +187,7 @@ async def ablate_component(
 ) -> Ablation:
     """Explained at :meth:`hyperfunc.system.HyperSystem.ablate`."""
     examples = as_examples(examples)
-    await discover(system, examples)
+    await discover(system, examples, settings)
     components = system.registry.all_components()
     if component not in components:
         raise UnknownParameterError(component, components)

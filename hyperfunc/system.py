@@ -123,32 +123,38 @@ class HyperSystem(ParameterAccess):
         raise RuntimeError("run_sync was called inside a running event loop; write: await system.run(...)")
 
     async def execute(
-        self, inputs: Mapping[str, Any], record: bool = False, *, theta: Mapping[str, ThetaValue] | None = None
+        self,
+        inputs: Mapping[str, Any],
+        record: bool = False,
+        *,
+        theta: Mapping[str, ThetaValue] | None = None,
+        settings: Settings | None = None,
     ) -> Any:
         """Run the program once on ``inputs`` (keyword arguments of ``run``).
 
         Args:
             record: also return what was called.
             theta: values in place of the current ones, by dotted name.
+            settings: the *call* level of :class:`Settings`.
 
         Returns:
             The output; with ``record=True`` the pair ``(output, tape)``.
         """
-        program = self.program(theta)
+        program = self.program(theta, settings)
         outer = current_tape()
         tape = outer if not record else Tape(call_listener()) if outer is None else outer.nested()
         with recording(tape):
             output = await program(Binding(program.theta, defaults=program.defaults), inputs)
         return (output, tape) if record else output
 
-    async def record(self, inputs: Mapping[str, Any]) -> tuple[Any, Tape]:
+    async def record(self, inputs: Mapping[str, Any], *, settings: Settings | None = None) -> tuple[Any, Tape]:
         """:meth:`execute` with ``record=True``, typed."""
-        output, tape = await self.execute(inputs, record=True)
+        output, tape = await self.execute(inputs, record=True, settings=settings)
         return output, tape
 
     def program(self, theta: Mapping[str, ThetaValue] | None = None, settings: Settings | None = None) -> Program:
         """What executors know of this system: one example's inputs in, its result out, under a binding."""
-        agent = current_plugins().get("agent_types", self.agent_type)()
+        agent = current_plugins().make("agent_types", self.agent_type)
 
         async def run_example(inputs: Mapping[str, Any]) -> Any:
             return await agent.run_example(self.run, inputs, self)
@@ -214,7 +220,7 @@ class HyperSystem(ParameterAccess):
         """
         if not hp_candidates:
             raise EvaluationError("evaluate_population: expected at least one candidate, got none")
-        await discover(self, as_examples(examples))
+        await discover(self, as_examples(examples), settings)
         named = [self._registry.tensor_names(candidate) for candidate in hp_candidates]
         call = (settings or Settings()).over(Settings(max_batch_size=max_batch_size))
         parts = await evaluate_members(self, named, examples, metric_fn, seed=seed, settings=call)

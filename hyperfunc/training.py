@@ -60,7 +60,7 @@ async def evaluate_members(
     examples = as_examples(examples)
     fitness = Fitness(metric, examples)
     batch = ExampleBatch([e.inputs for e in examples])
-    await discover(system, examples)
+    await discover(system, examples, settings)
     alone = len(candidates) == 1
     program = system.program(candidates[0] if alone else None, settings)
     blocks: list[Any] = [{}] if alone else candidate_blocks(program.theta, candidates)
@@ -86,7 +86,7 @@ async def optimize_system(
     prompts = system.prompt_optimizer
     if prompts is not None and not isinstance(prompts, TextOptimizer):
         with enter_scope(budget=arguments.budget, evaluating=True):
-            await discover(system, train)
+            await discover(system, train, arguments.settings)
             if any(entry.text.trainable for entry in system.registry.text_entries()):
                 extra = {} if feedback_fn is None else {"feedback_fn": feedback_fn}
                 await prompts.optimize(system, train, metric, **extra)
@@ -97,7 +97,7 @@ async def optimize_system(
         and not isinstance(optimizer, (TensorOptimizer, NoOpSystemOptimizer))
         and isinstance(optimizer, _OldOptimizer)
     ):
-        await discover(system, train)
+        await discover(system, train, arguments.settings)
         await optimizer.optimize(system, train_data, metric)
         return OptimizeResult(system.theta, math.nan, math.nan, History(), "completed")
     optimizer = _tensor_optimizer(optimizer, "system_optimizer")
@@ -152,7 +152,7 @@ async def _optimize(
         looked_up = store if journal is None else early
         stack.enter_context(enter_scope(budget=budget, store=looked_up, ledger=ledger, evaluating=True))
         fresh = budget is not None and budget.spent == Usage()
-        traced = await discover(system, train)
+        traced = await discover(system, train, arguments.settings)
         used = budget.spent if budget is not None and fresh else None
         entries = select_entries(system.registry.tensor_entries(), only=arguments.only, freeze=arguments.freeze)
         if isinstance(optimizer, NoOpSystemOptimizer):
@@ -186,7 +186,7 @@ async def _optimize(
             )
             stack.enter_context(enter_scope(store=durable.calls))
             if durable.point is None:
-                await _record_trace(system, durable, traced, train)
+                await _record_trace(system, durable, traced, train, settings=arguments.settings)
             if durable.initial_theta is not None:
                 system.set_theta(durable.initial_theta)
         initial = system.theta
@@ -246,11 +246,13 @@ async def _record_trace(
     durable: DurableRun,
     traced: tuple[int, Tape] | None,
     train: Sequence[Example],
+    *,
+    settings: Settings | None,
 ) -> None:
     """Keep what one run of the program calls, for the call graph: the first run that there was, or else one more."""
     if traced is None:
         try:
-            _, tape = await system.record(train[0].inputs)
+            _, tape = await system.record(train[0].inputs, settings=settings)
         except Exception:
             return  # the population will meet it too, and say so
         traced = (0, tape)

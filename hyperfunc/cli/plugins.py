@@ -93,8 +93,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
     problems, notes = _check_things(plugins)
     for key, info in plugins.infos.items():
         if info.state == "failed":
-            reason = info.reason.removeprefix(f"plugin {info.label}: ")  # our own errors name the plugin already
-            problems.append(f"plugin {info.label}: {reason} ({_remedy(key, info)})")
+            problems.append(f"plugin {info.label}: {info.reason} ({_remedy(key, info)})")
     for info in imports_torch:
         notes.append(f"plugin {info.label} imports torch when it is loaded; register import strings instead")
     for variable, names in (

@@ -163,7 +163,7 @@ class NamedStrategy:
         Raises:
             PluginError: no strategy is registered under the name.
         """
-        strategy: Strategy[Any] = current_plugins().get("strategies", self.name)()
+        strategy: Strategy[Any] = current_plugins().make("strategies", self.name)
         return strategy
 
 

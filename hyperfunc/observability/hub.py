@@ -80,13 +80,13 @@ class ObservabilityHub:
                 the spans of instrumented libraries (HTTP clients, SDKs) under our calls.
 
         Raises:
-            ConfigurationError: a session of this hub is open already.
+            ConfigurationError: a session of this hub is open already, or an argument is not what it should be.
             PluginError: an exporter's name is unknown.
         """
         if self._open:
             raise ConfigurationError("a trace session of this system is open already; close it first")
         self._session_id = session_id or uuid.uuid4().hex
-        made = [current_plugins().get("exporters", e)() if isinstance(e, str) else e for e in exporters]
+        made = _exporters(exporters)
         chosen = Sampling(sampling) if isinstance(sampling, (int, float)) else sampling
         self._forget_finished()
         deliveries = [Delivery(exporter, content=content, metrics=self.metrics) for exporter in made]
@@ -189,7 +189,7 @@ class ObservabilityHub:
         Raises:
             PluginError: the name is unknown. Errors of the exporter pass through.
         """
-        made = current_plugins().get("exporters", exporter)(**options) if isinstance(exporter, str) else exporter
+        made = current_plugins().make("exporters", exporter, **options) if isinstance(exporter, str) else exporter
         made.export(self.observations(), self.summary())
         if isinstance(exporter, str):
             made.shutdown()
@@ -227,3 +227,15 @@ class ObservabilityHub:
             insecure=insecure,
             headers=headers,
         )
+
+
+def _exporters(given: Sequence[Exporter | str]) -> list[Exporter]:
+    if isinstance(given, str):
+        raise ConfigurationError(f"exporters: expected a list, such as [{given!r}], got {given!r}")
+    made = [current_plugins().make("exporters", e) if isinstance(e, str) else e for e in given]
+    for exporter in made:
+        if not callable(getattr(exporter, "export", None)):
+            raise ConfigurationError(
+                f"exporters: expected objects with `export(observations, summary)`, or names, got {exporter!r}"
+            )
+    return made

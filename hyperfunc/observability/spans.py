@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol
 
-from hyperfunc.errors import HyperfuncError
+from hyperfunc.errors import ConfigurationError, HyperfuncError
 from hyperfunc.tape import Call, current_call
 
 __all__ = ["AroundCall", "Sampling", "Span", "SpanKind", "Tracer", "current_span", "current_tracer", "span", "tracing"]
@@ -96,11 +96,14 @@ class Sampling:
     Args:
         fraction: of the evaluations without errors, 0 to 1.
         keep_errors: keep every evaluation in which something failed.
+
+    Raises:
+        ConfigurationError: ``fraction`` is out of range.
     """
 
     def __init__(self, fraction: float = 1.0, *, keep_errors: bool = True) -> None:
         if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+            raise ConfigurationError(f"sampling: expected a fraction from 0 to 1, got {fraction}")
         self.fraction = fraction
         self.keep_errors = keep_errors
 

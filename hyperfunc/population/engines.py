@@ -55,7 +55,7 @@ def engine_for(settings: Settings) -> Engine | None:
             f"engine={settings.engine!r} and execution={settings.execution!r} both say how a population is run; "
             "leave one of them out"
         )
-    engine = current_plugins().get("engines", settings.engine)()
+    engine = current_plugins().make("engines", settings.engine)
     if not isinstance(engine, Engine):
         raise ConfigurationError(
             f"engine={settings.engine!r}: expected a class with `async run_block(program, block, inputs, settings)`, "

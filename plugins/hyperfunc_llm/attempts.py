@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from hyperfunc import tape
+from hyperfunc.errors import ConfigurationError
 from hyperfunc.scope import Reservation, current_scope
 from hyperfunc.usage import Usage
 from hyperfunc_llm.accounting import as_usage, estimate_tokens, worst_case
@@ -216,6 +217,12 @@ class AttemptMaker:
         """
         budget, reservation = current_scope().budget, None
         if budget is not None:
+            if self._price is None and "usd" in budget.unspent:
+                raise ConfigurationError(
+                    f"the price of {self.endpoint.model} ({self.alias}) is not known, so a budget in USD cannot hold; "
+                    "give the endpoint input_usd and output_usd per million tokens (0 for a model that is free), or "
+                    "limit tokens or calls instead"
+                )
             worst = worst_case(request, self.endpoint, self._price)
             reservation = await budget.reserve_when_free(worst, brief=not streamed)
         tokens = estimate_tokens(request.messages, request.params)

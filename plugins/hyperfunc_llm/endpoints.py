@@ -236,10 +236,11 @@ def resolve_endpoint(
             known = sorted({a for level in (*_stack.get(), defaults) for a in level})
             close = get_close_matches(alias, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
+            settable = alias.replace("_", "a").isalnum() and alias.isascii()  # a shell sets no other names
+            variable = f"set HYPERFUNC_LLM_{alias.upper()}_MODEL, " if settable else ""
             raise UnknownAliasError(
                 f"no endpoint is configured for {alias!r}{hint}; known aliases: {', '.join(known) or 'none'}. Add "
-                f"[llm.endpoints.{alias}] with model= to hyperfunc.toml, set HYPERFUNC_LLM_{alias.upper()}_MODEL, or "
-                "name a model as provider/model"
+                f"[llm.endpoints.{alias}] with model= to hyperfunc.toml, {variable}or name a model as provider/model"
             )
         found = Endpoint(model=alias).over(found)
     return found.over(_DEFAULT)

@@ -87,6 +87,10 @@ class SynchronousMemory:
         self, embed: Embedder | None, model: str, min_similarity: float, vector_search: str
     ) -> Meaning | None:
         if embed is None:
+            if vector_search != "auto":
+                raise ConfigurationError(
+                    f"vector_search={vector_search!r} without embed=: there are no vectors to search; give embed= too"
+                )
             return None
         if not isinstance(self._backend, VectorBackend):
             raise ConfigurationError(

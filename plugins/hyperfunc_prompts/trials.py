@@ -87,7 +87,7 @@ class TrialRunner:
         if concurrency < 1:
             raise ConfigurationError(f"concurrency must be at least 1, got {concurrency}")
         if isinstance(metric, str):
-            metric = current_plugins().get("scorers", metric)()
+            metric = current_plugins().make("scorers", metric)
         if not isinstance(metric, Scorer) and not callable(metric):
             raise EvaluationError(
                 f"a metric is a function (predictions, expected) -> float or a scorer with .score(), got {metric!r}"

@@ -76,7 +76,7 @@ def test_list_names_every_run(invoke: Invoke) -> None:
     ]
     assert runs[0]["finish_reason"] == "completed"
     # three examples, one paid before the run began
-    assert [run["spend"]["calls"] for run in runs] == [2, 0, 0]
+    assert [run["spend"]["calls"] for run in runs] == [3, 0, 0]
 
 
 def test_tables_are_whole_where_nobody_reads_along(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,10 +266,10 @@ def test_prune_spares_what_is_running_and_says_who_pays_again(invoke: Invoke, pr
         refused = invoke("runs", "prune", "a", "going on", journal=path)
         assert "runs in progress cannot be pruned: going on" in str(refused.exception)
         would = invoke("runs", "prune", "--keep-latest", "0", "--calls", "--dry-run", journal=path)
-        assert would.stdout.startswith("would be deleted: a\nwould be dropped: 0 snapshots, 2 paid calls\n")
+        assert would.stdout.startswith("would be deleted: a\nwould be dropped: 0 snapshots, 3 paid calls\n")
         assert [run.name for run in journal.runs()] == ["a", "going on"]
         result = invoke("runs", "prune", "--keep-latest", "0", "--calls", journal=path)
-        assert result.stdout.startswith("deleted: a\ndropped: 0 snapshots, 2 paid calls, ")
+        assert result.stdout.startswith("deleted: a\ndropped: 0 snapshots, 3 paid calls, ")
         assert "they pay for again: going on" in result.stderr
         assert [run.name for run in journal.runs()] == ["going on"]
 

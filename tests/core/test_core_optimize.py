@@ -325,6 +325,27 @@ async def test_an_optimizer_may_be_named_for_tensors_alone():
     assert len(result.history) == 1
 
 
+async def test_settings_hold_from_the_first_run_on():
+    tries = []
+
+    @hyperfunction(io=True)
+    async def failing(x):
+        tries.append(1)
+        raise ValueError("no")
+
+    class Failing(HyperSystem):
+        async def run(self, x):
+            return await failing(x)
+
+    with pytest.raises(ValueError, match="no"):
+        await Failing().evaluate([Example({"x": 1.0}, 1.0)], MSE(), settings=Settings(retries=2))
+    assert len(tries) % 3 == 0
+    tries.clear()
+    with pytest.raises(ValueError, match="no"):
+        await Failing().execute({"x": 1.0}, settings=Settings(retries=4))
+    assert len(tries) == 5
+
+
 async def test_no_examples_and_wrong_examples_are_refused():
     with pytest.raises(EvaluationError, match="at least one example"):
         await Chain().optimize([], MSE())

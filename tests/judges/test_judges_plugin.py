@@ -8,6 +8,8 @@ import sys
 import pytest
 
 import hyperfunc_judges
+from hyperfunc import Example, HyperSystem
+from hyperfunc.errors import ConfigurationError
 from hyperfunc.evaluation import Scorer
 from hyperfunc_judges import plugin
 
@@ -39,3 +41,10 @@ def test_registered_names_are_scorers_of_this_plugin():
         assert package == "hyperfunc_judges"
         assert callable(getattr(hyperfunc_judges, attribute).score)
     assert isinstance(hyperfunc_judges.LLMJudge(), Scorer)
+
+
+async def test_a_judge_that_needs_more_than_its_name_says_so() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"the scorer 'rubric-judge' cannot be made with no arguments: .*it takes"
+    ):
+        await HyperSystem().evaluate([Example({"x": 1}, 1)], "rubric-judge")

@@ -7,12 +7,13 @@ import gc
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from hyperfunc.budget import Budget as CoreBudget
 from hyperfunc.calls import MemoryCallStore
-from hyperfunc.errors import BudgetExceededError
+from hyperfunc.errors import BudgetExceededError, ConfigurationError
 from hyperfunc.scope import UsageLedger, enter_scope
 from hyperfunc.tape import Tape, recording
 from hyperfunc.testing.llm_server import LLMServer, Rule
@@ -260,7 +261,9 @@ async def test_failures_are_not_stored(server: LLMServer, play: Play, make_runti
 
 
 class Budget:
-    """Records what was reserved and what became of it."""
+    """Records what was reserved and what became of it; has no ceilings in money."""
+
+    unspent: ClassVar[dict[str, float]] = {}
 
     def __init__(self, most_calls: int = 10**9) -> None:
         self.most_calls = most_calls
@@ -304,6 +307,18 @@ async def test_a_missing_key_is_no_failure_on_the_way(monkeypatch: pytest.Monkey
             await runtime.complete("keyless", LLMRequest([{"role": "user", "content": "x"}]))
     assert caught.value.attempts == 1
     assert caught.value.usage.calls == 0
+
+
+async def test_a_ceiling_in_usd_refuses_a_model_whose_price_nobody_knows(make_runtime: Make, server: LLMServer) -> None:
+    message = [{"role": "user", "content": "x"}]
+    unpriced = make_runtime(model="openai/of-our-own")
+    with enter_scope(budget=CoreBudget(usd=1.0)), pytest.raises(ConfigurationError, match=r"of-our-own.* is not known"):
+        await unpriced.complete("m", LLMRequest(message))
+    assert server.counters()["requests"] == 0
+    with enter_scope(budget=CoreBudget(tokens=10_000)):
+        await unpriced.complete("m", LLMRequest(message))
+    with enter_scope(budget=CoreBudget(usd=1.0)):
+        await unpriced.complete("m", LLMRequest(message), call=Endpoint(input_usd=0.0, output_usd=0.0))
 
 
 async def test_a_schema_is_part_of_the_worst_case(make_runtime: Make) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from hyperfunc.errors import MissingDependencyError
+from hyperfunc.errors import ConfigurationError, MissingDependencyError
 from hyperfunc_memory import Match, Memory, MemoryEntry, Scope
 from hyperfunc_memory.backend import ReadFilter
 from hyperfunc_memory.embedding import Meaning, embedded
@@ -186,3 +186,8 @@ def test_an_extension_that_cannot_be_had_is_a_missing_dependency(
     finally:
         monkeypatch.undo()
         sqlite_vectors._extension.cache_clear()
+
+
+def test_a_search_for_vectors_needs_an_embedder() -> None:
+    with pytest.raises(ConfigurationError, match="without embed="):
+        Memory(vector_search="extension")

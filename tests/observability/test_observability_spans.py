@@ -265,7 +265,7 @@ async def test_sampling_keeps_every_error_and_a_fraction_of_the_rest() -> None:
 async def test_sampling_at_its_ends(sampling: Sampling, kept: set[int]) -> None:
     seen, _ = await evaluate(6, {4}, sampling)
     assert {s.attributes["hyperfunc.member"] for s in seen if s.kind == "evaluation"} == kept
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ConfigurationError, match="from 0 to 1"):
         Sampling(1.5)
 
 
@@ -368,3 +368,22 @@ def test_records_leave_out_what_is_empty() -> None:
         "start_ns": 0, "end_ns": 0,
     }  # fmt: skip
     assert record.to_dict() == expected
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"exporters": "json"}, r"expected a list, such as \['json'\]"),
+        ({"exporters": [3]}, "expected objects with `export"),
+        ({"exporters": ["json"]}, "exporter 'json' cannot be made with no arguments: missing .* 'path'; it takes JSON"),
+        ({"sampling": 2}, "a fraction from 0 to 1"),
+    ],
+)
+def test_arguments_of_a_session_are_checked_before_it_begins(wrong: dict[str, Any], words: str) -> None:
+    hub = ObservabilityHub(HyperSystem())
+    with pytest.raises(ConfigurationError, match=words), hub.trace(**wrong):
+        pass
+    with pytest.raises(ConfigurationError, match=r"cannot be made with \['pth'\]"):
+        hub.export("json", pth="x")
+    with hub.trace():
+        pass
