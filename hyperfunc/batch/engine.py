@@ -207,6 +207,7 @@ class Batch(Generic[T, R]):
                 yield result
                 continue
             early[result.index] = result
+            del result  # it may be handed out long before the next one comes
             while following in early:
                 yield early.pop(following)
                 following += 1
@@ -240,8 +241,8 @@ class Batch(Generic[T, R]):
             if self._order == "input":
                 async with self._room:
                     await self._room.wait_for(lambda index=index: index < self.completed + self._window)  # type: ignore[misc]
-            result = await self._one(index, item, key, store)
-            await self._results.put(result)
+            # No name for the result: the worker would keep it while it waits for its next one.
+            await self._results.put(await self._one(index, item, key, store))
 
     async def _one(self, index: int, item: T, key: str, store: OpenArtifacts | None) -> BatchResult[T, R]:
         earlier = None if store is None else store.find(key, index, item)
