@@ -232,7 +232,18 @@ class Plugins:
         """
         factory = self.get(kind, name)
         try:
+            return factory(**options)
+        except TypeError:
+            self._check_arguments(kind, name, factory, options)
+            raise  # an error of its own
+
+    @staticmethod
+    def _check_arguments(kind: str, name: str, factory: Any, options: Mapping[str, Any]) -> None:
+        try:
             signature = inspect.signature(factory)
+        except ValueError:  # nothing is known of its arguments
+            return
+        try:
             signature.bind(**options)
         except TypeError as error:
             made = getattr(factory, "__name__", name)
@@ -240,9 +251,6 @@ class Plugins:
                 f"the {_singular(kind)} {name!r} cannot be made with {sorted(options) or 'no arguments'}: {error}; "
                 f"it takes {made}{signature}"
             ) from None
-        except ValueError:  # nothing is known of its arguments
-            pass
-        return factory(**options)
 
     def kinds(self) -> list[str]:
         """Every kind of thing that can be registered."""

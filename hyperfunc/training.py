@@ -92,11 +92,7 @@ async def optimize_system(
                 await prompts.optimize(system, train, metric, **extra)
         prompts = None
     optimizer: Any = system.system_optimizer if system.system_optimizer is not None else ESHybridSystemOptimizer()
-    if (
-        not isinstance(optimizer, str)
-        and not isinstance(optimizer, (TensorOptimizer, NoOpSystemOptimizer))
-        and isinstance(optimizer, _OldOptimizer)
-    ):
+    if not isinstance(optimizer, (TensorOptimizer, NoOpSystemOptimizer)) and isinstance(optimizer, _OldOptimizer):
         await discover(system, train, arguments.settings)
         await optimizer.optimize(system, train_data, metric)
         return OptimizeResult(system.theta, math.nan, math.nan, History(), "completed")

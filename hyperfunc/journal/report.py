@@ -6,13 +6,13 @@ Reads a journal and writes one file. Knows nothing of how runs are made.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperfunc.errors import JournalError
+from hyperfunc.files import write_atomically
 from hyperfunc.journal.charts import line_chart
 from hyperfunc.journal.graph import graph_of_components, to_svg
 from hyperfunc.journal.history import JournalHistory
@@ -43,15 +43,11 @@ def write_report(history: JournalHistory, name: str, path: str | os.PathLike[str
     """
     target = Path(path)
     page = render_report(history, name)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
-        os.replace(temporary, target)
+        write_atomically(target, page.encode("utf-8", errors="xmlcharrefreplace"))
     except OSError as error:
         raise JournalError(f"cannot write the report {target}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 
